@@ -1,0 +1,176 @@
+//! Every frame there is.
+//!
+//! The registry below is the only list: number, name, limit, streams. Each payload type lives with
+//! its family ([`crate::control`], [`crate::tx`], …) and knows its own layout.
+
+use bytes::Bytes;
+use ghost_proto::{limits, message};
+
+use crate::{
+    block, consensus, control, discovery,
+    kind::{Kind, KindInfo},
+    reader::DecodeError,
+    stream::StreamType,
+    sync, tx,
+    writer::{EncodedFrame, Payload},
+};
+
+macro_rules! frames {
+    ($($(#[$doc:meta])* $name:ident($payload:ty) = $number:literal, max $max:expr, on [$($stream:ident),*];)*) => {
+        /// A decoded frame.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Frame {
+            $($(#[$doc])* $name($payload),)*
+        }
+
+        /// The registry, in ascending order of kind.
+        pub const REGISTRY: &[KindInfo] = &[
+            $(KindInfo {
+                kind: Kind($number),
+                name: stringify!($name),
+                payload_max: $max,
+                streams: &[$(StreamType::$stream),*],
+            },)*
+        ];
+
+        impl Frame {
+            /// Decodes a payload of a known kind. The caller has checked its length.
+            pub fn decode(kind: Kind, payload: Bytes) -> Result<Self, DecodeError> {
+                match kind.0 {
+                    $($number => <$payload as Payload>::decode(payload)
+                        .map(Self::$name)
+                        .map_err(|error| DecodeError::Malformed { kind: stringify!($name), error }),)*
+                    _ => Err(DecodeError::UnknownKind(kind)),
+                }
+            }
+
+            /// The registry's entry for this frame.
+            pub fn info(&self) -> &'static KindInfo {
+                let number = match self { $(Self::$name(_) => $number,)* };
+                info(Kind(number)).expect("every frame is registered")
+            }
+
+            /// Encodes it, ready to be sent to any number of peers.
+            pub fn encode(&self) -> EncodedFrame {
+                match self { $(Self::$name(payload) => payload.to_frame(),)* }
+            }
+        }
+
+        $(
+            impl From<$payload> for Frame {
+                fn from(payload: $payload) -> Self {
+                    Self::$name(payload)
+                }
+            }
+
+            impl crate::writer::Registered for $payload {
+                const KIND: Kind = Kind($number);
+                const PAYLOAD_MAX: usize = $max;
+            }
+        )*
+    };
+}
+
+/// What the registry says of a kind, or `None` if it is not assigned.
+pub fn info(kind: Kind) -> Option<&'static KindInfo> {
+    REGISTRY.binary_search_by_key(&kind, |info| info.kind).ok().map(|index| &REGISTRY[index])
+}
+
+const KIB: usize = 1024;
+
+frames! {
+    /// Who I am; first on the control stream, once.
+    Hello(message::Hello) = 0x00, max 8 * KIB, on [Control];
+    /// Answer me with the same number.
+    Ping(control::Ping) = 0x01, max 8, on [Control];
+    /// The number of a ping.
+    Pong(control::Pong) = 0x02, max 8, on [Control];
+
+    /// Transactions I have, by short id.
+    TxAnnounce(tx::TxAnnounce) = 0x10, max limits::ANNOUNCE_ENTRIES_MAX * tx::ANNOUNCE_ENTRY_LEN, on [TxPush];
+    /// Send me these.
+    TxRequest(tx::TxRequest) = 0x11, max limits::TX_REQUEST_IDS_MAX * tx::SHORT_ID_LEN, on [TxFetch];
+    /// Transactions, pushed or asked for.
+    Transactions(tx::Transactions) = 0x12, max limits::TX_BATCH_BYTES_MAX, on [TxPush, TxFetch];
+
+    /// A block I have, by its header.
+    BlockAnnounce(block::BlockAnnounce) = 0x20, max ghost_proto::block::HEADER_LEN, on [BlockPush];
+    /// Send me these blocks.
+    BlocksRequest(block::BlocksRequest) = 0x21, max limits::BODIES_PER_REQUEST_MAX * 32, on [BlockFetch, Sync];
+    /// One block, whole.
+    WholeBlock(block::WholeBlock) = 0x22,
+        max ghost_proto::block::HEADER_LEN + limits::BLOCK_BODY_BYTES_MAX, on [BlockFetch, Sync];
+
+    /// What follows the first of these that you know?
+    HeadersRequest(sync::HeadersRequest) = 0x30, max 2 + limits::LOCATOR_IDS_MAX * 32, on [Sync];
+    /// Headers, ascending and connected.
+    Headers(sync::Headers) = 0x31,
+        max limits::HEADERS_PER_ANSWER_MAX * ghost_proto::block::HEADER_LEN, on [Sync];
+    /// What is your highest final block?
+    CertificateRequest(sync::CertificateRequest) = 0x32, max 0, on [Sync];
+
+    /// One authority's vote.
+    Vote(consensus::Vote) = 0x40, max ghost_proto::vote::VOTE_LEN, on [Consensus];
+    /// Two thirds of the authorities on one link.
+    Certificate(consensus::Certificate) = 0x41, max 82 + limits::AUTHORITIES_MAX * 66, on [Consensus, Sync];
+
+    /// Whom do you know?
+    PeersRequest(discovery::PeersRequest) = 0x50, max 2, on [Discovery];
+    /// Signed peer records.
+    Peers(discovery::Peers) = 0x51, max limits::PEERS_PER_ANSWER_MAX * (limits::RECORD_BYTES_MAX + 2), on [Discovery];
+
+    /// In place of an answer: why there is none.
+    RpcFailure(message::RpcFailure) = 0x60, max 2 * KIB, on [Rpc, Events];
+    /// How are you?
+    StatusRequest(message::StatusRequest) = 0x61, max 0, on [Rpc];
+    /// How I am.
+    Status(message::Status) = 0x62, max 16 * KIB, on [Rpc];
+    /// Take these transactions.
+    SubmitRequest(message::SubmitRequest) = 0x63, max limits::TX_BATCH_BYTES_MAX + 8 * limits::SUBMIT_TXS_MAX, on [Rpc];
+    /// What became of each.
+    SubmitAnswer(message::SubmitAnswer) = 0x64, max limits::SUBMIT_TXS_MAX * 512, on [Rpc];
+    /// A transaction by id.
+    TransactionRequest(message::TransactionRequest) = 0x65, max 64, on [Rpc];
+    /// The transaction and where it stands.
+    TransactionAnswer(message::TransactionAnswer) = 0x66, max limits::TX_BYTES_MAX + KIB, on [Rpc];
+    /// A block by height or id.
+    BlockRequest(message::BlockRequest) = 0x67, max 64, on [Rpc];
+    /// The block, in the detail asked for.
+    BlockAnswer(message::BlockAnswer) = 0x68, max limits::BLOCK_BODY_BYTES_MAX + KIB, on [Rpc];
+    /// An account by address.
+    AccountRequest(message::AccountRequest) = 0x69, max 64, on [Rpc];
+    /// The account at the head.
+    AccountAnswer(message::AccountAnswer) = 0x6a, max 256, on [Rpc];
+    /// What waits to be included?
+    PendingRequest(message::PendingRequest) = 0x6b, max 16, on [Rpc];
+    /// What waits, best price first.
+    PendingAnswer(message::PendingAnswer) = 0x6c, max 64 + limits::RPC_ROWS_MAX * 128, on [Rpc];
+    /// Whom are you connected to?
+    PeersListRequest(message::PeersRequest) = 0x6d, max 0, on [Rpc];
+    /// Connected peers.
+    PeersList(message::PeersAnswer) = 0x6e, max limits::RPC_ROWS_MAX * 512, on [Rpc];
+    /// Add, drop, ban, unban, explain.
+    PeerCommand(message::PeerCommand) = 0x6f, max 512, on [Rpc];
+    /// What became of the command.
+    PeerCommandAnswer(message::PeerCommandAnswer) = 0x70, max 64 * KIB, on [Rpc];
+
+    /// Tell me of every new head.
+    HeadsRequest(message::HeadsRequest) = 0x80, max 0, on [Events];
+    /// The head is this now.
+    HeadEvent(message::HeadEvent) = 0x81, max 512, on [Events];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kind::SKIPPABLE_FIRST;
+
+    #[test]
+    fn the_registry_ascends_within_its_range() {
+        assert!(REGISTRY.is_sorted_by(|a, b| a.kind < b.kind));
+        for info in REGISTRY {
+            assert!(info.kind < SKIPPABLE_FIRST, "{} is required", info.name);
+            assert!(!info.streams.is_empty());
+        }
+    }
+}

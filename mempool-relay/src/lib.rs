@@ -1,0 +1,1 @@
+//! Mempool, transaction relay, block fetching and chain sync of the ghostd overlay.

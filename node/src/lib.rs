@@ -1,0 +1,1 @@
+//! The ghostd daemon: chain, consensus, services, stores, configuration and command line.

@@ -1,0 +1,3 @@
+//! The ghostd daemon.
+
+fn main() {}

@@ -1,0 +1,40 @@
+//! The nouns of the ghostd overlay: identifiers, transactions, blocks, votes, genesis, peer records.
+//!
+//! Two encodings live here. **Fixed layouts** ([`layout`]) serve what is hashed, signed or hot:
+//! big-endian integers, QUIC varints (RFC 9000 §16) for lengths, no padding, no optional fields.
+//! **Protobuf** ([`message`]) serves what evolves: hello, the body of a peer record, remote calls.
+//!
+//! Everything signed is parsed from, hashed over and verified over *the bytes as received*. A
+//! parsed noun keeps those bytes; nothing is ever re-encoded in order to be checked.
+//!
+//! This crate opens no socket, reads no clock and draws no entropy.
+
+pub mod block;
+pub mod genesis;
+pub mod ids;
+pub mod keys;
+pub mod layout;
+pub mod limits;
+pub mod merkle;
+pub mod receipt;
+pub mod record;
+pub mod tx;
+pub mod vote;
+
+/// Protobuf messages compiled from `schema/*.proto`. Field meanings, units and bounds are in the
+/// schema files; [`limits`] holds the numbers.
+pub mod message {
+    #![allow(missing_docs)]
+    include!(concat!(env!("OUT_DIR"), "/ghost.v1.rs"));
+}
+
+pub use block::{Block, BlockBuilder, Header};
+pub use genesis::{AuthoritySet, Genesis};
+pub use ids::{Address, BlockId, GenesisId, TxId};
+pub use keys::{KeyPair, PublicKey, Signature};
+pub use libp2p_identity::PeerId;
+pub use multiaddr::Multiaddr;
+pub use receipt::{Outcome, Receipt};
+pub use record::PeerRecord;
+pub use tx::{Action, SignedTransaction, Transaction, VerifiedTransaction};
+pub use vote::{Checkpoint, FinalityCertificate, Vote};

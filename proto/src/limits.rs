@@ -1,0 +1,85 @@
+//! Every bound of the protocol, in one place, with `const` assertions between them.
+//!
+//! A bound is here if both sides of a connection must agree on it, or if it decides how much memory
+//! a peer can make us use. Local preferences (how many peers, how large a mempool) are configuration.
+
+/// Largest signed transaction, in bytes: contract code of 96 KiB and its frame fit.
+pub const TX_BYTES_MAX: usize = 128 * 1024;
+
+/// Smallest signed transaction, in bytes (a transfer without payload); see [`crate::tx`].
+pub const TX_BYTES_MIN: usize = 167;
+
+/// Largest block body, in bytes. A chain's genesis may set less, never more.
+pub const BLOCK_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Most transactions in one block: the body cap over the smallest transaction with its length.
+pub const BLOCK_TXS_MAX: usize = BLOCK_BODY_BYTES_MAX / (TX_BYTES_MIN + 2);
+
+/// Most authorities of a chain. A finality certificate with all of them takes
+/// 80 + 128 × 66 = 8,528 bytes.
+pub const AUTHORITIES_MAX: usize = 128;
+
+/// Longest name of a chain, in bytes of UTF-8.
+pub const CHAIN_NAME_BYTES_MAX: usize = 64;
+
+/// Shortest and longest slot, in milliseconds.
+pub const SLOT_MS_MIN: u64 = 100;
+/// Longest slot, in milliseconds.
+pub const SLOT_MS_MAX: u64 = 60_000;
+
+/// Most addresses in one peer record.
+pub const RECORD_ADDRESSES_MAX: usize = 8;
+
+/// Longest binary multiaddr, in bytes; an onion3 address with port and peer id takes 78.
+pub const MULTIADDR_BYTES_MAX: usize = 192;
+
+/// Largest encoded peer record, in bytes: 8 addresses of 192 bytes, signature, key and counters.
+pub const RECORD_BYTES_MAX: usize = 2048;
+
+/// Most peer records in one answer: 32 × 2,048 = 64 KiB.
+pub const PEERS_PER_ANSWER_MAX: usize = 32;
+
+/// Longest user agent, in bytes of printable ASCII.
+pub const USER_AGENT_BYTES_MAX: usize = 64;
+
+/// Most stream types that a hello may list.
+pub const HELLO_STREAM_TYPES_MAX: usize = 64;
+
+/// Most protocol versions that a hello may list.
+pub const HELLO_VERSIONS_MAX: usize = 16;
+
+/// Most block ids in a locator: 10 dense, then doubling steps reach back 2^50 blocks.
+pub const LOCATOR_IDS_MAX: usize = 64;
+
+/// Most headers in one answer: 512 × 227 = 116,224 bytes.
+pub const HEADERS_PER_ANSWER_MAX: usize = 512;
+
+/// Most blocks asked for in one request.
+pub const BODIES_PER_REQUEST_MAX: usize = 128;
+
+/// Most transactions announced in one frame: 512 × 13 = 6,656 bytes.
+pub const ANNOUNCE_ENTRIES_MAX: usize = 512;
+
+/// Most transactions asked for in one request.
+pub const TX_REQUEST_IDS_MAX: usize = 256;
+
+/// Most bytes of transactions in one frame; larger sets are cut into several frames.
+pub const TX_BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Most transactions in one frame.
+pub const TX_BATCH_MAX: usize = 1024;
+
+/// Most transactions one remote call may submit.
+pub const SUBMIT_TXS_MAX: usize = TX_BATCH_MAX;
+
+/// Most rows in an answer to a remote call that lists things (peers, pending transactions).
+pub const RPC_ROWS_MAX: usize = 1024;
+
+const _: () = {
+    assert!(TX_BYTES_MIN < TX_BYTES_MAX);
+    assert!(TX_BYTES_MAX < TX_BATCH_BYTES_MAX, "a frame must hold the largest transaction");
+    assert!(TX_BYTES_MAX < BLOCK_BODY_BYTES_MAX);
+    assert!(RECORD_ADDRESSES_MAX * MULTIADDR_BYTES_MAX + 256 <= RECORD_BYTES_MAX);
+    assert!(SLOT_MS_MIN < SLOT_MS_MAX);
+    assert!(BODIES_PER_REQUEST_MAX <= HEADERS_PER_ANSWER_MAX);
+};

@@ -1,0 +1,324 @@
+//! Signed transactions.
+//!
+//! ```text
+//! offset  size  field
+//!      0     1  version            = 1
+//!      1     8  chain id           which chain it is for; the EVM's CHAINID
+//!      9    32  sender key         ed25519 public key
+//!     41     8  nonce              how many transactions the sender had included before
+//!     49     8  gas limit          most gas it may use
+//!     57     8  gas price          base units paid for each unit of gas used
+//!     65     1  action             1 = transfer
+//!     66    20  to                 receiving account         ┐
+//!     86    16  value              base units                │ transfer
+//!    102     v  payload length     varint                    │
+//!    1xx     n  payload            opaque bytes              ┘
+//!    end    64  signature          over the tag "ghost/tx/1" and all bytes before it
+//! ```
+//!
+//! The id is BLAKE3 over all of it, signature included. The signature scheme leaves a third party no
+//! way to alter a byte (see [`crate::keys`]), so nobody but the sender can make two ids of one intent.
+
+use bytes::Bytes;
+
+use crate::{
+    ids::{Address, TxId},
+    keys::{BadSignature, Batch, Domain, KeyPair, PublicKey, SIGNATURE_LEN, Signature},
+    layout::{Cursor, LayoutError, put_var_bytes},
+    limits::{TX_BYTES_MAX, TX_BYTES_MIN},
+};
+
+/// The only version of the layout.
+pub const TX_VERSION: u8 = 1;
+
+const ACTION_TRANSFER: u8 = 1;
+
+/// What a transaction does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Moves `value` to an account. The payload is kept on the chain with it, unread.
+    Transfer {
+        /// Receiving account.
+        to: Address,
+        /// Base units.
+        value: u128,
+        /// Opaque bytes.
+        payload: Bytes,
+    },
+}
+
+/// The fields of a transaction, without its signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// Chain it is for.
+    pub chain_id: u64,
+    /// Key of the account that pays.
+    pub sender_key: PublicKey,
+    /// How many transactions of the sender come before it.
+    pub nonce: u64,
+    /// Most gas it may use.
+    pub gas_limit: u64,
+    /// Base units for each unit of gas.
+    pub gas_price: u64,
+    /// What it does.
+    pub action: Action,
+}
+
+impl Transaction {
+    /// Encodes and signs.
+    ///
+    /// # Errors
+    /// [`LayoutError::OutOfRange`] if the encoding would exceed [`TX_BYTES_MAX`].
+    pub fn sign(self, key: &KeyPair) -> Result<VerifiedTransaction, LayoutError> {
+        debug_assert_eq!(self.sender_key, key.public());
+        let mut out = Vec::with_capacity(TX_BYTES_MIN + 8);
+        self.encode_unsigned(&mut out);
+        let signature = key.sign(Domain::Transaction, &[&out]);
+        out.extend_from_slice(&signature.0);
+        SignedTransaction::parse(out.into()).map(VerifiedTransaction)
+    }
+
+    fn encode_unsigned(&self, out: &mut Vec<u8>) {
+        out.push(TX_VERSION);
+        out.extend_from_slice(&self.chain_id.to_be_bytes());
+        out.extend_from_slice(&self.sender_key.0);
+        out.extend_from_slice(&self.nonce.to_be_bytes());
+        out.extend_from_slice(&self.gas_limit.to_be_bytes());
+        out.extend_from_slice(&self.gas_price.to_be_bytes());
+        match &self.action {
+            Action::Transfer { to, value, payload } => {
+                out.push(ACTION_TRANSFER);
+                out.extend_from_slice(&to.0);
+                out.extend_from_slice(&value.to_be_bytes());
+                put_var_bytes(out, payload);
+            }
+        }
+    }
+
+    /// Most it can cost its sender: value and the whole gas limit. `None` if no balance could pay it.
+    pub fn cost_max(&self) -> Option<u128> {
+        let gas = u128::from(self.gas_limit) * u128::from(self.gas_price);
+        match &self.action {
+            Action::Transfer { value, .. } => value.checked_add(gas),
+        }
+    }
+
+    /// Opaque bytes it carries.
+    pub fn payload(&self) -> &Bytes {
+        match &self.action {
+            Action::Transfer { payload, .. } => payload,
+        }
+    }
+}
+
+/// A well-formed transaction with the bytes it came in. Its signature is *not* checked yet.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SignedTransaction {
+    bytes: Bytes,
+    id: TxId,
+    sender: Address,
+    signature: Signature,
+    body: Transaction,
+}
+
+impl SignedTransaction {
+    /// Parses one transaction that fills `bytes` exactly. The bytes are shared, not copied.
+    pub fn parse(bytes: Bytes) -> Result<Self, LayoutError> {
+        if bytes.len() > TX_BYTES_MAX || bytes.len() < TX_BYTES_MIN {
+            return Err(LayoutError::OutOfRange {
+                field: "transaction length",
+                value: bytes.len() as u64,
+                min: TX_BYTES_MIN as u64,
+                max: TX_BYTES_MAX as u64,
+            });
+        }
+        let mut cursor = Cursor::new(bytes.clone());
+        let version = cursor.u8("transaction version")?;
+        if version != TX_VERSION {
+            return Err(LayoutError::OutOfRange {
+                field: "transaction version",
+                value: version.into(),
+                min: TX_VERSION.into(),
+                max: TX_VERSION.into(),
+            });
+        }
+        let chain_id = cursor.u64("chain id")?;
+        let sender_key = PublicKey(cursor.array("sender key")?);
+        let nonce = cursor.u64("nonce")?;
+        let gas_limit = cursor.u64("gas limit")?;
+        let gas_price = cursor.u64("gas price")?;
+        let action = match cursor.u8("action")? {
+            ACTION_TRANSFER => Action::Transfer {
+                to: Address(cursor.array("to")?),
+                value: cursor.u128("value")?,
+                payload: cursor.var_bytes("payload", TX_BYTES_MAX)?,
+            },
+            other => {
+                return Err(LayoutError::OutOfRange {
+                    field: "action",
+                    value: other.into(),
+                    min: ACTION_TRANSFER.into(),
+                    max: ACTION_TRANSFER.into(),
+                });
+            }
+        };
+        let signature = Signature(cursor.array("signature")?);
+        cursor.finish()?;
+        Ok(Self {
+            id: TxId(*blake3::hash(&bytes).as_bytes()),
+            sender: sender_key.address(),
+            bytes,
+            signature,
+            body: Transaction { chain_id, sender_key, nonce, gas_limit, gas_price, action },
+        })
+    }
+
+    fn signed_part(&self) -> &[u8] {
+        &self.bytes[..self.bytes.len() - SIGNATURE_LEN]
+    }
+
+    /// Checks the signature.
+    pub fn verify(self) -> Result<VerifiedTransaction, BadSignature> {
+        self.body.sender_key.verify(Domain::Transaction, &[self.signed_part()], &self.signature)?;
+        Ok(VerifiedTransaction(self))
+    }
+
+    /// Checks many signatures, all at once where all are good and one by one where not. The answers
+    /// stand in the order of the input.
+    pub fn verify_many(
+        transactions: Vec<Self>,
+        entropy: impl rand_core::CryptoRng,
+    ) -> Vec<Result<VerifiedTransaction, BadSignature>> {
+        // Below four, the set-up of a batch costs more than it saves.
+        if transactions.len() >= 4 {
+            let mut batch = Batch::new();
+            for tx in &transactions {
+                batch.push(&tx.body.sender_key, Domain::Transaction, &[tx.signed_part()], &tx.signature);
+            }
+            if batch.verify(entropy).is_ok() {
+                return transactions.into_iter().map(|tx| Ok(VerifiedTransaction(tx))).collect();
+            }
+        }
+        transactions.into_iter().map(Self::verify).collect()
+    }
+
+    /// BLAKE3 over [`Self::bytes`].
+    pub fn id(&self) -> TxId {
+        self.id
+    }
+
+    /// The account of the sender key.
+    pub fn sender(&self) -> Address {
+        self.sender
+    }
+
+    /// The bytes as received.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The fields.
+    pub fn body(&self) -> &Transaction {
+        &self.body
+    }
+}
+
+impl std::fmt::Debug for SignedTransaction {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SignedTransaction")
+            .field("id", &self.id)
+            .field("sender", &self.sender)
+            .field("nonce", &self.body.nonce)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A transaction whose signature was checked. Only checking makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedTransaction(SignedTransaction);
+
+impl VerifiedTransaction {
+    /// Gives up the proof.
+    pub fn into_signed(self) -> SignedTransaction {
+        self.0
+    }
+}
+
+impl std::ops::Deref for VerifiedTransaction {
+    type Target = SignedTransaction;
+    fn deref(&self) -> &SignedTransaction {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key(seed: u8) -> KeyPair {
+        KeyPair::from_seed(&[seed; 32])
+    }
+
+    fn transfer(seed: u8, nonce: u64, payload: &[u8]) -> VerifiedTransaction {
+        let key = key(seed);
+        Transaction {
+            chain_id: 7,
+            sender_key: key.public(),
+            nonce,
+            gas_limit: 21_000,
+            gas_price: 1,
+            action: Action::Transfer {
+                to: Address([9; 20]),
+                value: 5,
+                payload: Bytes::copy_from_slice(payload),
+            },
+        }
+        .sign(&key)
+        .unwrap()
+    }
+
+    #[test]
+    fn smallest_transaction_has_the_stated_size() {
+        assert_eq!(transfer(1, 0, b"").bytes().len(), TX_BYTES_MIN);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_refused() {
+        let good = transfer(1, 3, b"payload").bytes().to_vec();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let accepted = SignedTransaction::parse(bad.into()).is_ok_and(|tx| tx.verify().is_ok());
+            assert!(!accepted, "bit {bit} may be flipped");
+        }
+    }
+
+    #[test]
+    fn one_bad_signature_in_a_batch_fails_alone() {
+        let mut all: Vec<_> = (0..8).map(|n| transfer(n, 0, b"").into_signed()).collect();
+        let mut bad = all[5].bytes().to_vec();
+        *bad.last_mut().unwrap() ^= 0; // keep the signature, change what it covers
+        bad[41 + 7] ^= 1;
+        all[5] = SignedTransaction::parse(bad.into()).unwrap();
+        let rng = <rand_chacha::ChaCha8Rng as rand_core::SeedableRng>::from_seed([1; 32]);
+        let verdicts = SignedTransaction::verify_many(all, rng);
+        let good: Vec<bool> = verdicts.iter().map(Result::is_ok).collect();
+        assert_eq!(good, [true, true, true, true, true, false, true, true]);
+    }
+
+    proptest! {
+        #[test]
+        fn parse_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = SignedTransaction::parse(bytes.into());
+        }
+
+        #[test]
+        fn round_trip(nonce: u64, payload in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let tx = transfer(2, nonce, &payload);
+            let again = SignedTransaction::parse(tx.bytes().clone()).unwrap();
+            prop_assert_eq!(again.body(), tx.body());
+            prop_assert!(again.verify().is_ok());
+        }
+    }
+}

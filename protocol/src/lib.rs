@@ -1,0 +1,1 @@
+//! Identity, handshake, sessions, stream classes, requests and the client of the ghostd overlay.

@@ -1,0 +1,1 @@
+//! Local ghostd networks: real processes on loopback and simulated worlds in virtual time.

@@ -1,0 +1,3 @@
+//! Local ghostd networks.
+
+fn main() {}
