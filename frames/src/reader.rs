@@ -98,6 +98,15 @@ impl FrameReader {
         !matches!(self.state, State::Head) || !self.buffer.is_empty()
     }
 
+    /// Length that the frame under way has declared; 0 while its head is incomplete.
+    pub fn declared(&self) -> usize {
+        match self.state {
+            State::Head => 0,
+            State::Payload { length, .. } => length,
+            State::Skip { left } => left,
+        }
+    }
+
     /// Bytes held.
     pub fn buffered(&self) -> usize {
         self.buffer.len()

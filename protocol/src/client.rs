@@ -1,0 +1,410 @@
+//! What a program that is not a node uses: connect to a ghostd and call it.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use ghost_protocol::{Identity, client::{Client, ClientConfig}};
+//!
+//! let address = "/ip4/127.0.0.1/udp/4001/quic-v1/p2p/12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X".parse()?;
+//! let client = Client::connect(ClientConfig::new(Identity::generate()), &address).await?;
+//! let status = client.status().await?;
+//! println!("{} is at height {}", status.chain_name, status.head.unwrap_or_default().height);
+//! client.close().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Every method may be dropped before it is done: the request is then cancelled at the node.
+
+use std::{io, time::Duration};
+
+use bytes::Bytes;
+use ghost_frames::{Code, EncodedFrame, Frame, StreamType, writer::Payload};
+use ghost_proto::{Address, BlockId, Multiaddr, PeerId, TxId, message};
+
+use crate::{
+    Identity,
+    address::{AddressError, QuicAddress, unspecified_for},
+    handshake::{LocalHello, Role, StreamSet},
+    overlay::ConnectError,
+    request::{Answer, RequestError, send_request},
+    session::{Session, SessionContext, drive, establish},
+    transport::quic::{Dialled, Early, Endpoint, Socket},
+};
+
+/// How a client connects.
+#[derive(Debug)]
+pub struct ClientConfig {
+    /// Who calls. Operator commands need the operator's key.
+    pub identity: Identity,
+    /// Bounds connecting and each answer. 10 s by default.
+    pub timeout: Duration,
+    /// Bind this address instead of any.
+    pub bind: Option<std::net::SocketAddr>,
+}
+
+impl ClientConfig {
+    /// The defaults, for this identity.
+    pub fn new(identity: Identity) -> Self {
+        Self { identity, timeout: Duration::from_secs(10), bind: None }
+    }
+}
+
+/// Why a client has no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address cannot be used.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// No socket could be opened.
+    #[error("cannot open a UDP socket: {0}")]
+    Socket(#[from] io::Error),
+    /// The node could not be reached, or refused.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Nothing answered in time.
+    #[error("{0} does not answer")]
+    TimedOut(Multiaddr),
+}
+
+/// Why a call has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CallError {
+    /// The node says why.
+    #[error("{}{message}", name_of(*code))]
+    Failed {
+        /// What kind of failure.
+        code: message::RpcCode,
+        /// For people.
+        message: String,
+        /// With busy: when to ask again.
+        retry_after: Duration,
+    },
+    /// The node is at its limits: ask again later, or ask another.
+    #[error("the node is busy; ask again in a moment")]
+    Busy,
+    /// The request failed below the call.
+    #[error(transparent)]
+    Request(RequestError),
+    /// What this side asked makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+fn name_of(code: message::RpcCode) -> &'static str {
+    match code {
+        message::RpcCode::RpcInvalid => "the node calls the request invalid: ",
+        message::RpcCode::RpcNotFound => "",
+        message::RpcCode::RpcBusy => "the node is busy: ",
+        message::RpcCode::RpcDenied => "the node denies it: ",
+        message::RpcCode::RpcInternal | message::RpcCode::RpcUnspecified => "the node failed: ",
+    }
+}
+
+impl From<RequestError> for CallError {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Refused(Code::Busy) => Self::Busy,
+            other => Self::Request(other),
+        }
+    }
+}
+
+impl From<message::RpcFailure> for CallError {
+    fn from(failure: message::RpcFailure) -> Self {
+        Self::Failed {
+            code: failure.code(),
+            retry_after: Duration::from_millis(failure.retry_after_ms.into()),
+            message: failure.message,
+        }
+    }
+}
+
+/// Which block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockSelector {
+    /// On the canonical chain.
+    Height(u64),
+    /// By id.
+    Id(BlockId),
+    /// The newest.
+    Head,
+}
+
+/// Keeps what lets a later connection to the same node begin with its first request (0-RTT): use one
+/// connector for all connections of a program.
+#[derive(Debug)]
+pub struct Connector {
+    endpoint: Endpoint,
+    timeout: Duration,
+}
+
+impl Connector {
+    /// Opens a socket that can reach `target`. Must be called inside a tokio runtime.
+    pub async fn open(config: ClientConfig, target: &Multiaddr) -> Result<Self, ClientError> {
+        let resolved = QuicAddress::parse(target)?.resolve().await?;
+        let bind = config.bind.unwrap_or_else(|| unspecified_for(&resolved[0]));
+        Self::with_socket(config, Socket::Bind(bind))
+    }
+
+    /// On a socket of the caller's.
+    pub fn with_socket(config: ClientConfig, socket: Socket) -> Result<Self, ClientError> {
+        let endpoint =
+            Endpoint::open(&config.identity, socket, false, None, SessionContext::default().tally)?;
+        Ok(Self { endpoint, timeout: config.timeout })
+    }
+
+    async fn target(&self, address: &Multiaddr) -> Result<(PeerId, Vec<std::net::SocketAddr>), ClientError> {
+        let parsed = QuicAddress::parse(address)?;
+        let peer = parsed.expected_peer(address)?;
+        Ok((peer, parsed.resolve().await?))
+    }
+
+    /// Connects to a node.
+    pub async fn connect(&self, address: &Multiaddr) -> Result<Client, ClientError> {
+        let (peer, sockets) = self.target(address).await?;
+        let mut last = None;
+        for socket in sockets {
+            let attempt = async {
+                let link = self.endpoint.dial(peer, socket).await.map_err(ConnectError::from)?;
+                self.greet(link).await
+            };
+            match tokio::time::timeout(self.timeout, attempt).await {
+                Ok(Ok(client)) => return Ok(client),
+                Ok(Err(error)) => last = Some(error),
+                Err(_) => last = Some(ClientError::TimedOut(address.clone())),
+            }
+        }
+        Err(last.unwrap_or_else(|| ClientError::TimedOut(address.clone())))
+    }
+
+    /// Connects and asks one question that is safe to repeat, in the same flight if an earlier
+    /// connection to this node left a ticket. The answer may come before the handshake is complete;
+    /// the node has then proven that it holds the keys of the earlier connection.
+    pub async fn connect_asking(
+        &self,
+        address: &Multiaddr,
+        question: &Frame,
+    ) -> Result<(Frame, Client), ConnectAskError> {
+        if !ghost_frames::rpc::is_safe_to_repeat(question) {
+            return Err(
+                CallError::Invalid("only a request that is safe to repeat may be sent early".into()).into()
+            );
+        }
+        let (peer, sockets) = self.target(address).await?;
+        let socket = sockets.first().copied().ok_or_else(|| ClientError::TimedOut(address.clone()))?;
+        let attempt = async {
+            let dialled = self.endpoint.dial_early(peer, socket).await.map_err(ConnectError::from);
+            match dialled.map_err(ClientError::from)? {
+                Dialled::Early(early) => {
+                    let answer = ask_early(&early, &question.encode(), self.timeout).await;
+                    let (link, _) =
+                        early.confirmed().await.map_err(ConnectError::from).map_err(ClientError::from)?;
+                    let client = self.greet(link).await?;
+                    let answer = match answer {
+                        Ok(frame) => frame,
+                        // Discarded early data is the ordinary fate of a ticket that went stale.
+                        Err(_) => client.call(&question.encode()).await?,
+                    };
+                    Ok((answer, client))
+                }
+                Dialled::Link(link) => {
+                    let client = self.greet(link).await?;
+                    Ok((client.call(&question.encode()).await?, client))
+                }
+            }
+        };
+        tokio::time::timeout(self.timeout, attempt)
+            .await
+            .map_err(|_| ClientError::TimedOut(address.clone()))?
+    }
+
+    async fn greet(&self, link: crate::transport::Link) -> Result<Client, ClientError> {
+        let hello = LocalHello {
+            genesis: None,
+            serves: StreamSet::default(),
+            user_agent: concat!("ghost-client/", env!("CARGO_PKG_VERSION")).into(),
+            record: None,
+            best: (0, BlockId::ZERO),
+            finalized_height: 0,
+            nonce: rand::random(),
+            role: Role::Client,
+            tx_salt: None,
+        };
+        let context = SessionContext::default();
+        let (session, greeted) = establish(link, &hello, &context).await.map_err(ConnectError::from)?;
+        tokio::spawn(drive(session.clone(), greeted));
+        Ok(Client { session, endpoint: self.endpoint.clone(), timeout: self.timeout })
+    }
+}
+
+/// Why [`Connector::connect_asking`] has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectAskError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ClientError),
+    /// A connection, but no answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+async fn ask_early(
+    early: &Early,
+    question: &EncodedFrame,
+    patience: Duration,
+) -> Result<Frame, RequestError> {
+    let (send, recv) =
+        early.open_bi().await.map_err(|error| RequestError::Disconnected(error.to_string()))?;
+    send_request(send, StreamType::Rpc, 0, question).await?;
+    Answer::new(recv, StreamType::Rpc, patience).single().await
+}
+
+/// A connection to one node.
+#[derive(Debug, Clone)]
+pub struct Client {
+    session: Session,
+    endpoint: Endpoint,
+    timeout: Duration,
+}
+
+macro_rules! expect_answer {
+    ($frame:expr, $kind:ident) => {
+        match $frame {
+            Frame::$kind(answer) => Ok(answer),
+            other => Err(unexpected(&other)),
+        }
+    };
+}
+
+fn unexpected(frame: &Frame) -> CallError {
+    CallError::Request(RequestError::Unexpected(format!("a {} frame", frame.info().name)))
+}
+
+fn found<T>(result: Result<T, CallError>) -> Result<Option<T>, CallError> {
+    match result {
+        Ok(answer) => Ok(Some(answer)),
+        Err(CallError::Failed { code: message::RpcCode::RpcNotFound, .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Client {
+    /// Connects to a node on a socket of its own.
+    pub async fn connect(config: ClientConfig, address: &Multiaddr) -> Result<Self, ClientError> {
+        Connector::open(config, address).await?.connect(address).await
+    }
+
+    /// The session below.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Sends one request and returns the one frame of its answer, unless that says why there is none.
+    pub async fn call(&self, request: &EncodedFrame) -> Result<Frame, CallError> {
+        let answer = self.session.request(StreamType::Rpc, request, self.timeout).await?;
+        match answer.single().await? {
+            Frame::RpcFailure(failure) => Err(failure.into()),
+            frame => Ok(frame),
+        }
+    }
+
+    /// How the node is.
+    pub async fn status(&self) -> Result<message::Status, CallError> {
+        expect_answer!(self.call(&message::StatusRequest {}.to_frame()).await?, Status)
+    }
+
+    /// Submits signed transactions; the results stand in their order. At most 1,024 transactions and
+    /// 256 KiB at once.
+    pub async fn submit(&self, transactions: Vec<Bytes>) -> Result<Vec<message::SubmitResult>, CallError> {
+        use ghost_proto::limits::{SUBMIT_TXS_MAX, TX_BATCH_BYTES_MAX};
+        let bytes: usize = transactions.iter().map(Bytes::len).sum();
+        if transactions.len() > SUBMIT_TXS_MAX || bytes > TX_BATCH_BYTES_MAX {
+            return Err(CallError::Invalid(format!(
+                "{} transactions of {bytes} bytes are too many for one call; {SUBMIT_TXS_MAX} of {TX_BATCH_BYTES_MAX} bytes fit",
+                transactions.len()
+            )));
+        }
+        let request = message::SubmitRequest { transactions };
+        let answer = expect_answer!(self.call(&request.to_frame()).await?, SubmitAnswer)?;
+        if answer.results.len() != request.transactions.len() {
+            let reason =
+                format!("{} results for {} transactions", answer.results.len(), request.transactions.len());
+            return Err(CallError::Request(RequestError::Unexpected(reason)));
+        }
+        Ok(answer.results)
+    }
+
+    /// A transaction by id, or `None` if the node does not know it.
+    pub async fn transaction(&self, id: TxId) -> Result<Option<message::TransactionAnswer>, CallError> {
+        let request = message::TransactionRequest { id: Bytes::copy_from_slice(&id.0) };
+        found(self.call(&request.to_frame()).await.and_then(|frame| expect_answer!(frame, TransactionAnswer)))
+    }
+
+    /// A block, or `None` if the node does not have it.
+    pub async fn block(
+        &self,
+        which: BlockSelector,
+        detail: message::BlockDetail,
+    ) -> Result<Option<message::BlockAnswer>, CallError> {
+        use message::block_request::Which;
+        let which = match which {
+            BlockSelector::Height(height) => Which::Height(height),
+            BlockSelector::Id(id) => Which::Id(Bytes::copy_from_slice(&id.0)),
+            BlockSelector::Head => Which::Head(true),
+        };
+        let request = message::BlockRequest { which: Some(which), detail: detail.into() };
+        found(self.call(&request.to_frame()).await.and_then(|frame| expect_answer!(frame, BlockAnswer)))
+    }
+
+    /// An account at the node's head. One that was never used has balance and nonce 0.
+    pub async fn account(&self, address: Address) -> Result<message::AccountAnswer, CallError> {
+        let request = message::AccountRequest { address: Bytes::copy_from_slice(&address.0) };
+        expect_answer!(self.call(&request.to_frame()).await?, AccountAnswer)
+    }
+
+    /// Pending transactions, best price first.
+    pub async fn pending(&self, limit: u32) -> Result<message::PendingAnswer, CallError> {
+        expect_answer!(self.call(&message::PendingRequest { limit }.to_frame()).await?, PendingAnswer)
+    }
+
+    /// Whom the node is connected to. Operator only.
+    pub async fn peers(&self) -> Result<message::PeersAnswer, CallError> {
+        expect_answer!(self.call(&message::PeersRequest {}.to_frame()).await?, PeersList)
+    }
+
+    /// Adds, drops, bans, unbans or explains a peer. Operator only.
+    pub async fn peer_command(
+        &self,
+        command: message::PeerCommand,
+    ) -> Result<message::PeerCommandAnswer, CallError> {
+        expect_answer!(self.call(&command.to_frame()).await?, PeerCommandAnswer)
+    }
+
+    /// Follows the head.
+    pub async fn heads(&self) -> Result<HeadStream, CallError> {
+        let request = message::HeadsRequest {}.to_frame();
+        Ok(HeadStream(self.session.request(StreamType::Events, &request, self.timeout).await?))
+    }
+
+    /// Says goodbye and waits until it is sent.
+    pub async fn close(self) {
+        self.session.close(Code::Done, "");
+        self.endpoint.wait_idle().await;
+    }
+}
+
+/// Heads as they change. A slow reader gets the newest, not all.
+#[derive(Debug)]
+pub struct HeadStream(Answer);
+
+impl HeadStream {
+    /// The next head; the first comes at once. `None` when the node ends the stream.
+    pub async fn next(&mut self) -> Result<Option<message::HeadEvent>, CallError> {
+        match self.0.next_whenever().await? {
+            Some(Frame::HeadEvent(event)) => Ok(Some(event)),
+            Some(Frame::RpcFailure(failure)) => Err(failure.into()),
+            Some(other) => Err(unexpected(&other)),
+            None => Ok(None),
+        }
+    }
+}

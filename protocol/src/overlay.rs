@@ -1,0 +1,389 @@
+//! All sessions of a node: accepting, dialling, and one session for each pair of peers.
+//!
+//! Two nodes that dial each other at once end up with two connections. The one that was started by
+//! the peer with the smaller PeerId stays, on both sides, whatever the order in which they see them.
+//! The other drains: it takes no new frames, what is queued is delivered, and it closes as a
+//! duplicate. When the same peer connects twice in the same direction it has lost the first
+//! connection, so the newer one stays.
+//!
+//! Clients are not nodes: the same key may call over several connections at once.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use ghost_frames::Code;
+use ghost_proto::PeerId;
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::{
+    Identity,
+    handshake::{HelloError, LocalHello, PeerHello, Role},
+    session::{Direction, EstablishError, Session, SessionContext, SessionId, drive, establish, serve_early},
+    tally::{Event, Tally},
+    transport::quic::{Closed, DialError, Endpoint, Incoming, Link, Socket},
+};
+
+/// Time a losing connection has to deliver what was queued on it.
+pub const DUPLICATE_DRAIN: Duration = Duration::from_secs(2);
+
+/// Comings and goings that may wait to be taken; sessions hold back beyond that.
+const EVENTS_MAX: usize = 256;
+
+/// Who came and who went.
+#[derive(Debug)]
+pub enum OverlayEvent {
+    /// A session is ready. For a node's peer it is the only one, from now on.
+    Up(Session),
+    /// A session is over. Not reported for the loser of two.
+    Down {
+        /// Which.
+        session: Session,
+        /// Why.
+        closed: Closed,
+    },
+    /// A connection was refused or failed before it became a session.
+    Failed {
+        /// Who, as far as it was authenticated.
+        peer: PeerId,
+        /// Where.
+        address: SocketAddr,
+        /// Who dialled.
+        direction: Direction,
+        /// The code it was closed with.
+        code: Code,
+        /// For people.
+        reason: String,
+    },
+}
+
+/// Why a dial made no session.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConnectError {
+    /// The connection failed.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The peer's hello was refused.
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    /// Anything else before the session was ready.
+    #[error("{reason}")]
+    Refused {
+        /// The code.
+        code: Code,
+        /// For people.
+        reason: String,
+    },
+}
+
+impl From<EstablishError> for ConnectError {
+    fn from(error: EstablishError) -> Self {
+        match error {
+            EstablishError::Hello(error) => Self::Hello(error),
+            other => Self::Refused { code: other.code(), reason: other.to_string() },
+        }
+    }
+}
+
+type AdmitAddress = dyn Fn(SocketAddr) -> bool + Send + Sync;
+type AdmitPeer = dyn Fn(&PeerId, &PeerHello, Direction) -> Result<(), Code> + Send + Sync;
+
+/// Who gets in. The defaults admit everyone.
+#[derive(Clone)]
+pub struct Gate {
+    /// Asked before a handshake costs anything.
+    pub address: Arc<AdmitAddress>,
+    /// Asked once the peer has proven its key and said hello.
+    pub peer: Arc<AdmitPeer>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self { address: Arc::new(|_| true), peer: Arc::new(|_, _, _| Ok(())) }
+    }
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate")
+    }
+}
+
+/// What an overlay is made of.
+#[derive(Debug)]
+pub struct OverlayConfig {
+    /// Our key.
+    pub identity: Identity,
+    /// What we say of ourselves; [`Overlay::update_hello`] changes it.
+    pub hello: LocalHello,
+    /// Quotas, counters and where frames go.
+    pub context: SessionContext,
+    /// Who gets in.
+    pub gate: Gate,
+    /// Repeatable connection ids for simulations.
+    pub rng_seed: Option<[u8; 32]>,
+}
+
+struct Shared {
+    identity: Identity,
+    endpoint: Endpoint,
+    hello: RwLock<LocalHello>,
+    context: SessionContext,
+    gate: Gate,
+    /// The session of each peer that is a node.
+    nodes: Mutex<HashMap<PeerId, Session>>,
+    /// Sessions of clients.
+    clients: Mutex<HashMap<SessionId, Session>>,
+    events: mpsc::Sender<OverlayEvent>,
+    accepting: AtomicBool,
+}
+
+/// A handle to all sessions of a node. Cloning shares it.
+#[derive(Clone)]
+pub struct Overlay(Arc<Shared>);
+
+impl std::fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Overlay").field("peer_id", &self.peer_id()).finish_non_exhaustive()
+    }
+}
+
+enum Settled {
+    Stays { replaced: Option<Session> },
+    Loses,
+}
+
+impl Overlay {
+    /// Binds and starts accepting. Must be called inside a tokio runtime.
+    pub fn start(config: OverlayConfig, socket: Socket) -> io::Result<(Self, mpsc::Receiver<OverlayEvent>)> {
+        let tally = config.context.tally.clone();
+        let endpoint = Endpoint::open(&config.identity, socket, true, config.rng_seed, tally)?;
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let overlay = Self(Arc::new(Shared {
+            identity: config.identity,
+            endpoint,
+            hello: RwLock::new(config.hello),
+            context: config.context,
+            gate: config.gate,
+            nodes: Mutex::default(),
+            clients: Mutex::default(),
+            events,
+            accepting: AtomicBool::new(true),
+        }));
+        tokio::spawn(overlay.clone().accept());
+        Ok((overlay, receiver))
+    }
+
+    /// Who we are.
+    pub fn peer_id(&self) -> PeerId {
+        self.0.identity.peer_id()
+    }
+
+    /// The address bound.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.endpoint.local_addr()
+    }
+
+    /// What happened, counted.
+    pub fn tally(&self) -> &Tally {
+        &self.0.context.tally
+    }
+
+    /// Changes what later peers are told in hello.
+    pub fn update_hello(&self, change: impl FnOnce(&mut LocalHello)) {
+        change(&mut self.0.hello.write().expect("no code panics while it writes the hello"));
+    }
+
+    /// The session with a peer that is a node.
+    pub fn session(&self, peer: &PeerId) -> Option<Session> {
+        self.nodes().get(peer).cloned()
+    }
+
+    /// The sessions with all peers that are nodes, ordered by peer.
+    pub fn sessions(&self) -> Vec<Session> {
+        let mut sessions: Vec<_> = self.nodes().values().cloned().collect();
+        sessions.sort_by_key(Session::peer);
+        sessions
+    }
+
+    /// The sessions of clients, oldest first.
+    pub fn clients(&self) -> Vec<Session> {
+        let clients = self.0.clients.lock().expect("no code panics while it holds the clients");
+        let mut sessions: Vec<_> = clients.values().cloned().collect();
+        sessions.sort_by_key(Session::id);
+        sessions
+    }
+
+    fn nodes(&self) -> std::sync::MutexGuard<'_, HashMap<PeerId, Session>> {
+        self.0.nodes.lock().expect("no code panics while it holds the sessions")
+    }
+
+    /// Pauses or resumes accepting, as when descriptors or slots run out. Sessions live on.
+    pub fn set_accepting(&self, accepting: bool) {
+        self.0.accepting.store(accepting, Ordering::Relaxed);
+    }
+
+    /// Connects to a peer at an address. If the peer already has a session it is returned as it is.
+    pub async fn dial(&self, peer: PeerId, address: SocketAddr) -> Result<Session, ConnectError> {
+        if peer == self.peer_id() {
+            return Err(HelloError::SelfDial.into());
+        }
+        if let Some(session) = self.session(&peer) {
+            return Ok(session);
+        }
+        let link = match self.0.endpoint.dial(peer, address).await {
+            Ok(link) => link,
+            Err(error) => {
+                if matches!(error, DialError::IdentityMismatch { .. }) {
+                    self.tally().count(Event::IdentityMismatch);
+                }
+                return Err(error.into());
+            }
+        };
+        self.adopt(link).await
+    }
+
+    async fn accept(self) {
+        let admit = |address| self.0.accepting.load(Ordering::Relaxed) && (self.0.gate.address)(address);
+        while let Some(incoming) = self.0.endpoint.accept(admit).await {
+            tokio::spawn(self.clone().receive(incoming));
+        }
+    }
+
+    async fn receive(self, incoming: Incoming) {
+        let address = incoming.remote_address();
+        let context = self.0.context.clone();
+        let early = |send, recv| {
+            tokio::spawn(serve_early(context.clone(), send, recv));
+        };
+        match incoming.complete(early).await {
+            Ok(link) => {
+                let peer = link.peer();
+                if let Err(error) = self.adopt(link).await {
+                    tracing::debug!(%peer, %address, %error, "inbound connection made no session");
+                }
+            }
+            Err(error) => tracing::debug!(%address, %error, "inbound handshake failed"),
+        }
+    }
+
+    /// Makes a session of an authenticated connection.
+    async fn adopt(&self, link: Link) -> Result<Session, ConnectError> {
+        let (peer, address) = (link.peer(), link.remote_address());
+        let direction = if link.is_inbound() { Direction::Inbound } else { Direction::Outbound };
+        let local = self.0.hello.read().expect("no code panics while it reads the hello").clone();
+        let failed =
+            |code: Code, reason: String| OverlayEvent::Failed { peer, address, direction, code, reason };
+        let (session, greeted) = match establish(link, &local, &self.0.context).await {
+            Ok(established) => established,
+            Err(error) => {
+                self.report(failed(error.code(), error.to_string())).await;
+                return Err(error.into());
+            }
+        };
+        if let Err(code) = (self.0.gate.peer)(&peer, session.hello(), direction) {
+            session.close(code, "not admitted");
+            let reason = "not admitted".to_owned();
+            self.report(failed(code, reason.clone())).await;
+            return Err(ConnectError::Refused { code, reason });
+        }
+        match self.settle(&session) {
+            Settled::Stays { replaced } => {
+                if let Some(old) = replaced {
+                    tokio::spawn(async move {
+                        old.drain(Code::Duplicate, "another connection is kept", true, DUPLICATE_DRAIN).await;
+                    });
+                }
+                self.report(OverlayEvent::Up(session.clone())).await;
+                tokio::spawn(self.clone().run(session.clone(), greeted));
+                Ok(session)
+            }
+            Settled::Loses => {
+                // Whatever the peer has sent on it before it came to the same conclusion is delivered.
+                tokio::spawn(drive(session.clone(), greeted));
+                let loser = session.clone();
+                tokio::spawn(async move {
+                    loser.drain(Code::Duplicate, "another connection is kept", true, DUPLICATE_DRAIN).await;
+                });
+                self.session(&peer).ok_or_else(|| ConnectError::Refused {
+                    code: Code::Duplicate,
+                    reason: "the connection that was kept is gone already".into(),
+                })
+            }
+        }
+    }
+
+    /// Decides between a new session and the one the peer has.
+    fn settle(&self, session: &Session) -> Settled {
+        if session.role() == Role::Client {
+            let mut clients = self.0.clients.lock().expect("no code panics while it holds the clients");
+            clients.insert(session.id(), session.clone());
+            return Settled::Stays { replaced: None };
+        }
+        let mut nodes = self.nodes();
+        let peer = session.peer();
+        if let Some(existing) = nodes.get(&peer).filter(|existing| !existing.is_closing()) {
+            let ours_stays = self.peer_id().to_bytes() < peer.to_bytes();
+            let preferred = if ours_stays { Direction::Outbound } else { Direction::Inbound };
+            if existing.direction() != session.direction() && session.direction() != preferred {
+                return Settled::Loses;
+            }
+        }
+        Settled::Stays { replaced: nodes.insert(peer, session.clone()) }
+    }
+
+    async fn run(self, session: Session, greeted: crate::session::Greeted) {
+        let closed = drive(session.clone(), greeted).await;
+        let was_current = match session.role() {
+            Role::Client => {
+                let mut clients = self.0.clients.lock().expect("no code panics while it holds the clients");
+                clients.remove(&session.id()).is_some()
+            }
+            Role::Node => {
+                let mut nodes = self.nodes();
+                let current = nodes.get(&session.peer()).is_some_and(|current| current.id() == session.id());
+                if current {
+                    nodes.remove(&session.peer());
+                }
+                current
+            }
+        };
+        if was_current {
+            self.report(OverlayEvent::Down { session, closed }).await;
+        }
+    }
+
+    async fn report(&self, event: OverlayEvent) {
+        // The node that listened is shutting down: nobody is left to care.
+        let _ = self.0.events.send(event).await;
+    }
+
+    /// Drains every session, closes the endpoint and waits for the last farewell to be sent, at most
+    /// for `patience`.
+    pub async fn shut_down(&self, patience: Duration) {
+        self.set_accepting(false);
+        let drains: Vec<_> = self
+            .sessions()
+            .into_iter()
+            .chain(self.clients())
+            .map(|session| {
+                tokio::spawn(async move {
+                    session.drain(Code::ShuttingDown, "the node is shutting down", false, patience).await;
+                })
+            })
+            .collect();
+        for drain in drains {
+            // A drain that panicked has nothing left to send.
+            let _ = drain.await;
+        }
+        self.0.endpoint.close(Code::ShuttingDown);
+        let _ = timeout(patience, self.0.endpoint.wait_idle()).await;
+    }
+}

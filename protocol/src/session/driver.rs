@@ -1,0 +1,363 @@
+//! What runs while a session lives: accepting streams, reading pushes, serving requests, writing
+//! outboxes.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use ghost_frames::{
+    Code, DecodeError, Frame, FrameReader, StreamType,
+    control::Pong,
+    rpc::is_safe_to_repeat,
+    stream::{Direction, GREASE_STREAM_FIRST, GREASE_STREAM_LAST},
+    writer::Payload,
+};
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Inner, PUSHES, Session, SessionContext,
+    establish::Greeted,
+    stream::{FrameClock, StreamEnd, read_frame, read_some, read_stream_type},
+};
+use crate::{
+    class::{Class, FRAME_DEADLINE},
+    inbox::{Asked, Pushed},
+    quota::Quota,
+    request::{Responder, Served},
+    tally::Event,
+    transport::{
+        RecvStream, SendStream,
+        quic::{Closed, ClosedBy},
+        wire_code,
+    },
+};
+
+/// Streams per second that a peer may open in vain (reset, unknown, without a whole frame) before
+/// accepting pauses, which withholds the credit for more.
+const WASTED_STREAMS_PER_SECOND: u32 = 128;
+
+/// A peer that keeps accepting paused for so long is flooding.
+const FLOODING_AFTER: Duration = Duration::from_secs(10);
+
+/// Runs a session until its connection is over.
+pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
+    let Greeted { control, reader, pushes, requests } = greeted;
+    tokio::spawn(read_control(session.clone(), control, reader));
+    for (recv, number, rest) in pushes {
+        session.0.reading.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(read_push_of_type(session.clone(), recv, number, rest));
+    }
+    for (send, recv) in requests {
+        tokio::spawn(serve_request(session.clone(), send, recv));
+    }
+    let accept = accept_streams(&session);
+    tokio::select! {
+        () = accept => {}
+        _ = session.closed() => {}
+    }
+    let closed = session.closed().await;
+    let tally = &session.0.context.tally;
+    match (closed.by, closed.code) {
+        (ClosedBy::Peer, Some(code)) => tally.count(Event::ClosedByPeer(code)),
+        (ClosedBy::Network, _) => tally.count(Event::Lost),
+        // Counted where it was decided.
+        _ => {}
+    }
+    session.0.ended.notify_waiters();
+    closed
+}
+
+async fn accept_streams(session: &Session) {
+    let link = session.link();
+    let mut flooding_since: Option<Instant> = None;
+    loop {
+        let pause = session.0.wasted_pause();
+        if pause.is_zero() {
+            flooding_since = None;
+        } else {
+            let since = *flooding_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > FLOODING_AFTER {
+                session.close(Code::Flooding, "streams opened in vain, again and again");
+                return;
+            }
+            sleep(pause).await;
+        }
+        tokio::select! {
+            stream = link.accept_uni() => match stream {
+                Ok(recv) => {
+                    session.0.reading.fetch_add(1, Ordering::Relaxed);
+                    tokio::spawn(read_push(session.clone(), recv));
+                }
+                Err(_) => return,
+            },
+            stream = link.accept_bi() => match stream {
+                Ok((send, recv)) => {
+                    tokio::spawn(serve_request(session.clone(), send, recv));
+                }
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+impl Inner {
+    fn wasted_pause(&self) -> Duration {
+        self.charge_wasted(0)
+    }
+
+    /// A stream was opened in vain.
+    fn waste(&self) {
+        self.charge_wasted(1);
+    }
+
+    fn charge_wasted(&self, streams: usize) -> Duration {
+        let now = Instant::now().into_std();
+        let mut wasted = self.wasted.lock().expect("no code panics while it holds the count");
+        wasted
+            .get_or_insert_with(|| Box::new(Quota::with_rates(WASTED_STREAMS_PER_SECOND, 1, now)))
+            .charge(streams, 0, now)
+    }
+}
+
+async fn read_control(session: Session, mut recv: RecvStream, mut reader: FrameReader) {
+    loop {
+        let frame = match read_frame(&mut recv, &mut reader, None).await {
+            Ok(frame) => frame,
+            // The peer drains: it will close when it is done.
+            Err(StreamEnd::Finished | StreamEnd::Disconnected(_)) => return,
+            Err(StreamEnd::Undecodable(error)) => return session.close(error.code(), &error.to_string()),
+            Err(StreamEnd::Stalled) => return session.close(Code::Timeout, "half a control frame"),
+            Err(_) => return session.close(Code::ProtocolViolation, "the control stream was reset"),
+        };
+        match frame {
+            Frame::Ping(ping) => {
+                session.push(StreamType::Control, &Pong(ping.0).to_frame());
+            }
+            Frame::Pong(pong) => {
+                let mut pings = session.0.pings.lock().expect("no code panics while it holds the pings");
+                if let Some(waiter) = pings.remove(&pong.0) {
+                    let _ = waiter.send(());
+                }
+            }
+            _ => return session.close(Code::ProtocolViolation, "a second hello"),
+        }
+        let pause = session.charge(Class::Control, 1, 0);
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+    }
+}
+
+async fn read_push(session: Session, mut recv: RecvStream) {
+    let mut rest = Vec::new();
+    match read_stream_type(&mut recv, &mut rest).await {
+        Ok(number) => read_push_of_type(session, recv, number, rest).await,
+        Err(end) => {
+            session.0.waste();
+            if matches!(end, StreamEnd::Stalled) {
+                stop(&session, &mut recv, Code::Stalled);
+            }
+            session.0.end_reading();
+        }
+    }
+}
+
+async fn read_push_of_type(session: Session, mut recv: RecvStream, number: u64, rest: Vec<u8>) {
+    let grease = (GREASE_STREAM_FIRST..=GREASE_STREAM_LAST).contains(&number);
+    match StreamType::from_number(number) {
+        Some(StreamType::Control) => session.close(Code::ProtocolViolation, "a second control stream"),
+        Some(stream)
+            if stream.direction() == Direction::Push
+                && session.0.context.inbox.push_route(stream).is_some() =>
+        {
+            read_frames(&session, &mut recv, stream, rest).await;
+        }
+        _ => {
+            if !grease {
+                session.0.waste();
+            }
+            stop(&session, &mut recv, Code::UnknownStream);
+        }
+    }
+    session.0.end_reading();
+}
+
+async fn read_frames(session: &Session, recv: &mut RecvStream, stream: StreamType, rest: Vec<u8>) {
+    let class = Class::of(stream);
+    let inbox = session.0.context.inbox.clone();
+    let Some(route) = inbox.push_route(stream) else { return };
+    let mut reader = FrameReader::new(stream);
+    let mut clock = FrameClock::default();
+    let mut bytes = rest.len();
+    reader.push(&rest);
+    loop {
+        let mut frames = Vec::new();
+        let decoded = loop {
+            match reader.next() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        clock.observe(&reader, !frames.is_empty());
+        let pause = session.charge(class, frames.len(), std::mem::take(&mut bytes));
+        // What came before a broken frame is good.
+        if !frames.is_empty() && route.send(Pushed { session: session.clone(), frames }).await.is_err() {
+            return stop(session, recv, Code::ShuttingDown);
+        }
+        if let Err(error) = decoded {
+            return refuse_frames(session, recv, &error);
+        }
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+        let deadline = clock.deadline(&reader);
+        match read_some(recv, &mut reader, deadline).await {
+            Ok(count) => bytes = count,
+            Err(StreamEnd::Stalled) => return stop(session, recv, Code::Stalled),
+            Err(StreamEnd::Undecodable(error)) => return refuse_frames(session, recv, &error),
+            Err(StreamEnd::Reset(code)) => return session.0.context.tally.count(Event::ResetByPeer(code)),
+            Err(_) => return,
+        }
+    }
+}
+
+/// A broken frame closes the connection; an unknown kind only its stream, for the peer may be newer.
+fn refuse_frames(session: &Session, recv: &mut RecvStream, error: &DecodeError) {
+    match error {
+        DecodeError::UnknownKind(_) => stop(session, recv, Code::UnknownKind),
+        _ => session.close(error.code(), &error.to_string()),
+    }
+}
+
+fn stop(session: &Session, recv: &mut RecvStream, code: Code) {
+    session.0.context.tally.count(Event::ResetByUs(code));
+    // Fails only if the stream is over already.
+    let _ = recv.stop(wire_code(code));
+}
+
+impl Inner {
+    fn end_reading(&self) {
+        self.reading.fetch_sub(1, Ordering::Relaxed);
+        self.ended.notify_waiters();
+    }
+}
+
+async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream) {
+    let context = &session.0.context;
+    let mut rest = Vec::new();
+    let stream = match read_stream_type(&mut recv, &mut rest).await {
+        Ok(number) => StreamType::from_number(number),
+        Err(end) => {
+            session.0.waste();
+            let code = if matches!(end, StreamEnd::Stalled) { Code::Stalled } else { Code::Cancelled };
+            stop(&session, &mut recv, code);
+            return refuse(&session, send, code);
+        }
+    };
+    let route = stream.and_then(|stream| Some((stream, context.inbox.request_route(stream)?.clone())));
+    let Some((stream, route)) = route else {
+        session.0.waste();
+        stop(&session, &mut recv, Code::UnknownStream);
+        return refuse(&session, send, Code::UnknownStream);
+    };
+    let class = Class::of(stream);
+    let serving = session.0.serving[class as usize].clone();
+    let served = Served::new(serving.clone(), session.clone());
+    if serving.load(Ordering::Relaxed) > context.table.spec(class).concurrent_requests {
+        drop(served);
+        stop(&session, &mut recv, Code::Busy);
+        return refuse(&session, send, Code::Busy);
+    }
+    let _ = send.set_priority(context.table.spec(class).priority);
+    let mut reader = FrameReader::new(stream);
+    reader.push(&rest);
+    let frame = match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await {
+        Ok(frame) => frame,
+        Err(StreamEnd::Undecodable(error)) => {
+            refuse_frames(&session, &mut recv, &error);
+            return refuse(&session, send, error.code());
+        }
+        Err(end) => {
+            session.0.waste();
+            let code = if matches!(end, StreamEnd::Stalled) { Code::Stalled } else { Code::Cancelled };
+            stop(&session, &mut recv, code);
+            return refuse(&session, send, code);
+        }
+    };
+    let pause = session.charge(class, 1, 0);
+    if !pause.is_zero() {
+        sleep(pause).await;
+    }
+    let responder = Responder::new(send, context.tally.clone(), Some(served));
+    if let Err(error) = route.try_send(Asked { session: Some(session.clone()), frame, responder }) {
+        error.into_inner().responder.refuse(Code::Busy);
+    }
+}
+
+fn refuse(session: &Session, mut send: SendStream, code: Code) {
+    session.0.context.tally.count(Event::ResetByUs(code));
+    let _ = send.reset(wire_code(code));
+}
+
+/// Serves one request of 0-RTT data. Its sender is not authenticated and the data may be a replay,
+/// so only what is safe to repeat and needs no identity is answered.
+pub(crate) async fn serve_early(context: SessionContext, send: SendStream, mut recv: RecvStream) {
+    let mut rest = Vec::new();
+    let responder = Responder::new(send, context.tally.clone(), None);
+    let Ok(number) = read_stream_type(&mut recv, &mut rest).await else {
+        return responder.refuse(Code::TooEarly);
+    };
+    let route = match StreamType::from_number(number) {
+        Some(StreamType::Rpc) => context.inbox.request_route(StreamType::Rpc),
+        _ => None,
+    };
+    let Some(route) = route else { return responder.refuse(Code::TooEarly) };
+    let mut reader = FrameReader::new(StreamType::Rpc);
+    reader.push(&rest);
+    match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await {
+        Ok(frame) if is_safe_to_repeat(&frame) => {
+            if let Err(error) = route.try_send(Asked { session: None, frame, responder }) {
+                error.into_inner().responder.refuse(Code::Busy);
+            }
+        }
+        _ => responder.refuse(Code::TooEarly),
+    }
+}
+
+/// Writes an outbox until it is empty, then leaves the stream for the next writer.
+pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
+    let outbox = &inner.outboxes[index];
+    let mut stream = match outbox.take_stream() {
+        Some(stream) => stream,
+        None => match open_push(&inner, index).await {
+            Some(stream) => stream,
+            None => return outbox.fail(),
+        },
+    };
+    let mut chunks = Vec::new();
+    loop {
+        chunks.clear();
+        if outbox.take_batch(&mut chunks) == 0 {
+            match outbox.park(stream) {
+                Some(again) => stream = again,
+                None => break,
+            }
+            continue;
+        }
+        if stream.write_all_chunks(&mut chunks).await.is_err() {
+            outbox.fail();
+            break;
+        }
+    }
+    inner.ended.notify_waiters();
+}
+
+async fn open_push(inner: &Inner, index: usize) -> Option<SendStream> {
+    let mut stream = inner.link.open_uni().await.ok()?;
+    let class = Class::of(PUSHES[index]);
+    let _ = stream.set_priority(inner.context.table.spec(class).priority);
+    stream.write_chunk(inner.outboxes[index].stream_head()).await.ok()?;
+    Some(stream)
+}

@@ -1,0 +1,344 @@
+//! A session: one authenticated, greeted connection.
+//!
+//! Methods by who calls them:
+//! - whoever has something to say: [`Session::push`], [`Session::request`], [`Session::send_datagram`]
+//! - whoever wants to know about the peer: [`Session::peer`], [`Session::hello`], [`Session::rtt`], …
+//! - whoever decides about it: [`Session::close`], [`Session::drain`], [`Session::closed`]
+//!
+//! A handle is cheap to clone. The session lives until its connection is closed, whatever handles
+//! are kept.
+
+mod driver;
+mod establish;
+mod outbox;
+pub(crate) mod stream;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ghost_frames::{Code, EncodedFrame, Payload, StreamType, control::Ping};
+use ghost_proto::PeerId;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{Instant, timeout},
+};
+
+pub(crate) use driver::{drive, serve_early};
+pub(crate) use establish::{EstablishError, Greeted, establish};
+pub use outbox::Delivery;
+use outbox::{Enqueued, Outbox};
+
+use crate::{
+    class::{Class, ClassTable},
+    handshake::{PeerHello, Role},
+    inbox::Inbox,
+    quota::Quota,
+    request::{Answer, RequestError, send_request},
+    tally::{Event, Tally},
+    transport::{Link, SendStream, quic::Closed},
+};
+
+/// Names a session among all that a process ever had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Who dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// The peer.
+    Inbound,
+    /// We.
+    Outbound,
+}
+
+impl Direction {
+    /// The name in logs, metrics and answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// What all sessions of a node share.
+#[derive(Debug, Clone, Default)]
+pub struct SessionContext {
+    /// Quotas, bounds and priorities.
+    pub table: Arc<ClassTable>,
+    /// What happened, counted.
+    pub tally: Tally,
+    /// Where received frames go.
+    pub inbox: Inbox,
+}
+
+/// The push stream types, each with an outbox of its own.
+const PUSHES: [StreamType; 4] =
+    [StreamType::Control, StreamType::BlockPush, StreamType::TxPush, StreamType::Consensus];
+
+/// Most pings that may be unanswered at once.
+const PINGS_MAX: usize = 16;
+
+#[derive(Debug)]
+struct Inner {
+    id: SessionId,
+    link: Link,
+    hello: PeerHello,
+    established: Instant,
+    context: SessionContext,
+    outboxes: [Outbox; PUSHES.len()],
+    quotas: [Mutex<Quota>; Class::ALL.len()],
+    serving: [Arc<AtomicU16>; Class::ALL.len()],
+    /// Incoming push streams being read, the control stream not counted.
+    reading: AtomicUsize,
+    /// Streams opened in vain; made when the first is.
+    wasted: Mutex<Option<Box<Quota>>>,
+    draining: AtomicBool,
+    /// Something ended that a drain may be waiting for.
+    ended: Notify,
+    pings: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+    next_ping: AtomicU64,
+}
+
+/// A handle to a session.
+#[derive(Debug, Clone)]
+pub struct Session(Arc<Inner>);
+
+impl Session {
+    fn new(link: Link, hello: PeerHello, context: SessionContext, control: SendStream) -> Self {
+        let now = Instant::now();
+        let quotas =
+            Class::ALL.map(|class| Mutex::new(Quota::new(context.table.spec(class), now.into_std())));
+        let outboxes = PUSHES.map(Outbox::new);
+        outboxes[0].adopt(control);
+        Self(Arc::new(Inner {
+            id: SessionId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
+            link,
+            hello,
+            established: now,
+            context,
+            outboxes,
+            quotas,
+            serving: Class::ALL.map(|_| Arc::default()),
+            reading: AtomicUsize::new(0),
+            wasted: Mutex::default(),
+            draining: AtomicBool::new(false),
+            ended: Notify::new(),
+            pings: Mutex::default(),
+            next_ping: AtomicU64::new(0),
+        }))
+    }
+
+    /// Names this session.
+    pub fn id(&self) -> SessionId {
+        self.0.id
+    }
+
+    /// Who is at the other end, proven.
+    pub fn peer(&self) -> PeerId {
+        self.0.link.peer()
+    }
+
+    /// What it said of itself.
+    pub fn hello(&self) -> &PeerHello {
+        &self.0.hello
+    }
+
+    /// Who dialled.
+    pub fn direction(&self) -> Direction {
+        if self.0.link.is_inbound() { Direction::Inbound } else { Direction::Outbound }
+    }
+
+    /// Whether it relays or only asks.
+    pub fn role(&self) -> Role {
+        self.0.hello.role
+    }
+
+    /// Where the peer is now.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.0.link.remote_address()
+    }
+
+    /// Smoothed round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.0.link.rtt()
+    }
+
+    /// UDP bytes received and sent.
+    pub fn udp_bytes(&self) -> (u64, u64) {
+        self.0.link.udp_bytes()
+    }
+
+    /// When the hellos were exchanged.
+    pub fn established(&self) -> Instant {
+        self.0.established
+    }
+
+    /// The connection below.
+    pub fn link(&self) -> &Link {
+        &self.0.link
+    }
+
+    /// Queues a frame on one of the long-lived push streams and says what became of it. Never waits.
+    ///
+    /// # Panics
+    /// If frames of this type are not pushed.
+    pub fn push(&self, stream: StreamType, frame: &EncodedFrame) -> Delivery {
+        let index = PUSHES.iter().position(|push| *push == stream).expect("requests are not pushed");
+        if stream != StreamType::Control && !self.0.hello.serves.contains(stream) {
+            return Delivery::NotServed;
+        }
+        let class = Class::of(stream);
+        let tally = &self.0.context.tally;
+        match self.0.outboxes[index].push(frame.clone(), self.0.context.table.spec(class)) {
+            Enqueued::Yes { start, dropped } => {
+                for _ in 0..dropped {
+                    tally.count(Event::QueueDropped(class));
+                }
+                if start {
+                    tokio::spawn(driver::write_out(self.0.clone(), index));
+                }
+                Delivery::Queued
+            }
+            Enqueued::Full => {
+                tally.count(Event::QueueRefused(class));
+                Delivery::BackOff
+            }
+            Enqueued::Fatal => {
+                self.close(Code::TooSlow, "the control queue is full");
+                Delivery::Closed
+            }
+            Enqueued::Closed => Delivery::Closed,
+        }
+    }
+
+    /// Bytes queued for the peer on a push stream.
+    ///
+    /// # Panics
+    /// If frames of this type are not pushed.
+    pub fn queued_bytes(&self, stream: StreamType) -> usize {
+        let index = PUSHES.iter().position(|push| *push == stream).expect("requests are not pushed");
+        self.0.outboxes[index].queued_bytes()
+    }
+
+    /// Asks. `patience` bounds the wait for a stream and for each frame of the answer.
+    pub async fn request(
+        &self,
+        stream: StreamType,
+        frame: &EncodedFrame,
+        patience: Duration,
+    ) -> Result<Answer, RequestError> {
+        if !self.0.hello.serves.contains(stream) {
+            return Err(RequestError::NotServed(stream.name()));
+        }
+        let priority = self.0.context.table.spec(Class::of(stream)).priority;
+        let ask = async {
+            let (send, recv) =
+                self.0.link.open_bi().await.map_err(|error| RequestError::Disconnected(error.to_string()))?;
+            send_request(send, stream, priority, frame).await?;
+            Ok(Answer::new(recv, stream, patience))
+        };
+        timeout(patience, ask).await.map_err(|_| RequestError::TimedOut(patience))?
+    }
+
+    /// Measures a round trip through the peer's session, not only through its transport.
+    pub async fn ping(&self, patience: Duration) -> Result<Duration, RequestError> {
+        let number = self.0.next_ping.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        {
+            let mut pings = self.0.pings.lock().expect("no code panics while it holds the pings");
+            if pings.len() >= PINGS_MAX {
+                pings.pop_first();
+            }
+            pings.insert(number, sender);
+        }
+        let sent = Instant::now();
+        if self.push(StreamType::Control, &Ping(number).to_frame()) != Delivery::Queued {
+            return Err(RequestError::Disconnected("the session is closing".into()));
+        }
+        match timeout(patience, receiver).await {
+            Ok(Ok(())) => Ok(sent.elapsed()),
+            Ok(Err(_)) => {
+                Err(RequestError::Disconnected("the ping was displaced or the session closed".into()))
+            }
+            Err(_) => Err(RequestError::TimedOut(patience)),
+        }
+    }
+
+    /// Sends a datagram that may be lost.
+    pub fn send_datagram(&self, bytes: Bytes) -> Result<(), quinn::SendDatagramError> {
+        self.0.link.send_datagram(bytes)
+    }
+
+    /// Closes at once, telling the peer why. What is queued is lost.
+    pub fn close(&self, code: Code, reason: &str) {
+        if self.0.link.close_reason().is_none() {
+            self.0.context.tally.count(Event::ClosedByUs(code));
+        }
+        self.0.link.close(code, reason);
+    }
+
+    /// Closes once everything queued is sent, every request being served is answered and, if
+    /// `both_ways`, the peer has ended its pushes too; at the latest after `patience`.
+    pub async fn drain(&self, code: Code, reason: &str, both_ways: bool, patience: Duration) {
+        self.0.draining.store(true, Ordering::Relaxed);
+        for outbox in &self.0.outboxes {
+            outbox.close();
+        }
+        let quiet = async {
+            loop {
+                let ended = self.0.ended.notified();
+                if self.is_quiet(both_ways) {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        tokio::select! {
+            _ = timeout(patience, quiet) => {}
+            _ = self.0.link.closed() => {}
+        }
+        self.close(code, reason);
+    }
+
+    fn is_quiet(&self, both_ways: bool) -> bool {
+        self.0.outboxes.iter().all(Outbox::is_drained)
+            && self.0.serving.iter().all(|serving| serving.load(Ordering::Relaxed) == 0)
+            && (!both_ways || self.0.reading.load(Ordering::Relaxed) == 0)
+    }
+
+    /// True once the session no longer takes pushes.
+    pub fn is_closing(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed) || self.0.link.close_reason().is_some()
+    }
+
+    /// Waits until the connection is over.
+    pub async fn closed(&self) -> Closed {
+        self.0.link.closed().await
+    }
+
+    /// A request of the peer is no longer being served.
+    pub(crate) fn request_ended(&self) {
+        self.0.ended.notify_waiters();
+    }
+
+    /// Pays for what was read, and says how long to pause.
+    fn charge(&self, class: Class, messages: usize, bytes: usize) -> Duration {
+        let mut quota = self.0.quotas[class as usize].lock().expect("no code panics while it holds a quota");
+        let pause = quota.charge(messages, bytes, Instant::now().into_std());
+        if !pause.is_zero() {
+            self.0.context.tally.count(Event::Throttled(class));
+        }
+        pause
+    }
+}

@@ -1,0 +1,215 @@
+//! A bounded queue of frames for one push stream to one peer.
+
+use std::{collections::VecDeque, sync::Mutex};
+
+use bytes::Bytes;
+use ghost_frames::{EncodedFrame, StreamType};
+use ghost_proto::layout::put_varint;
+
+use crate::{
+    class::{ClassSpec, SlowPolicy},
+    transport::SendStream,
+};
+
+/// What became of a pushed frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// Queued. It will be sent unless the connection fails, or a newer frame displaces it in a class
+    /// that drops the oldest.
+    Queued,
+    /// The queue is full: keep the frame and try again later.
+    BackOff,
+    /// The session is over or draining: use the peer's other session, if there is one.
+    Closed,
+    /// The peer does not serve this stream type.
+    NotServed,
+}
+
+/// What pushing did to the queue, for the session to act upon.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Enqueued {
+    /// In the queue; `start` if a writer must be started.
+    Yes { start: bool, dropped: usize },
+    /// No room, and the policy is to refuse.
+    Full,
+    /// No room, and the policy is to close the connection.
+    Fatal,
+    /// The outbox is closed.
+    Closed,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<EncodedFrame>,
+    bytes: usize,
+    writing: bool,
+    closed: bool,
+    /// The stream between two writers.
+    stream: Option<SendStream>,
+}
+
+/// The queue. At most `queue_bytes` of its class wait in it; a single frame always fits into an
+/// empty queue.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    stream_type: StreamType,
+    state: Mutex<State>,
+}
+
+impl Outbox {
+    pub(crate) fn new(stream_type: StreamType) -> Self {
+        Self { stream_type, state: Mutex::default() }
+    }
+
+    /// Takes over a stream that was opened and begun already.
+    pub(crate) fn adopt(&self, stream: SendStream) {
+        self.lock().stream = Some(stream);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no code panics while it holds an outbox")
+    }
+
+    pub(crate) fn push(&self, frame: EncodedFrame, spec: &ClassSpec) -> Enqueued {
+        let mut state = self.lock();
+        if state.closed {
+            return Enqueued::Closed;
+        }
+        let mut dropped = 0;
+        while !state.queue.is_empty() && state.bytes + frame.len() > spec.queue_bytes {
+            match spec.slow {
+                SlowPolicy::Refuse => return Enqueued::Full,
+                SlowPolicy::Close => return Enqueued::Fatal,
+                SlowPolicy::DropOldest => {
+                    if let Some(oldest) = state.queue.pop_front() {
+                        state.bytes -= oldest.len();
+                        dropped += 1;
+                    }
+                }
+            }
+        }
+        state.bytes += frame.len();
+        state.queue.push_back(frame);
+        let start = !std::mem::replace(&mut state.writing, true);
+        Enqueued::Yes { start, dropped }
+    }
+
+    /// Bytes waiting.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Accepts nothing more; what is queued is still written. Ends the stream if no writer runs.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        if !state.writing
+            && let Some(mut stream) = state.stream.take()
+        {
+            // Fails only if the peer stopped the stream.
+            let _ = stream.finish();
+        }
+    }
+
+    /// True once nothing is queued and no writer runs.
+    pub(crate) fn is_drained(&self) -> bool {
+        let state = self.lock();
+        state.queue.is_empty() && !state.writing
+    }
+
+    /// The stream left by the last writer, for the next.
+    pub(crate) fn take_stream(&self) -> Option<SendStream> {
+        self.lock().stream.take()
+    }
+
+    /// The bytes a new stream starts with.
+    pub(crate) fn stream_head(&self) -> Bytes {
+        let mut head = Vec::with_capacity(2);
+        put_varint(&mut head, self.stream_type.number());
+        head.into()
+    }
+
+    /// Takes up to [`CHUNKS_PER_WRITE`] queued frames. If there are none the writer ends: it must
+    /// have left its stream here.
+    pub(crate) fn take_batch(&self, out: &mut Vec<Bytes>) -> usize {
+        let mut state = self.lock();
+        while out.len() < CHUNKS_PER_WRITE
+            && let Some(frame) = state.queue.pop_front()
+        {
+            state.bytes -= frame.len();
+            out.push(frame.bytes().clone());
+        }
+        out.len()
+    }
+
+    /// Ends the writer if nothing was queued meanwhile; gives the stream back otherwise.
+    pub(crate) fn park(&self, mut stream: SendStream) -> Option<SendStream> {
+        let mut state = self.lock();
+        if !state.queue.is_empty() {
+            return Some(stream);
+        }
+        state.writing = false;
+        if state.closed {
+            let _ = stream.finish();
+        } else {
+            state.stream = Some(stream);
+        }
+        None
+    }
+
+    /// The stream failed: nothing can be sent any more.
+    pub(crate) fn fail(&self) {
+        let mut state = self.lock();
+        *state = State { closed: true, ..State::default() };
+    }
+}
+
+/// Frames handed to the transport at once.
+const CHUNKS_PER_WRITE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::class::{Class, ClassTable};
+    use ghost_frames::Kind;
+
+    fn frame(len: usize) -> EncodedFrame {
+        EncodedFrame::new(Kind(0x3f00), &vec![0; len - 4])
+    }
+
+    #[test]
+    fn scenario_11_a_full_queue_follows_its_policy_and_never_grows() {
+        let table = ClassTable::default();
+        for (class, stream) in [
+            (Class::Tx, StreamType::TxPush),
+            (Class::Block, StreamType::BlockPush),
+            (Class::Control, StreamType::Control),
+        ] {
+            let spec = table.spec(class);
+            let outbox = Outbox::new(stream);
+            let size = 1024;
+            let fits = spec.queue_bytes / size;
+            for n in 0..fits {
+                assert_eq!(outbox.push(frame(size), spec), Enqueued::Yes { start: n == 0, dropped: 0 });
+            }
+            assert_eq!(outbox.queued_bytes(), fits * size);
+            for _ in 0..10 * fits {
+                let expected = match spec.slow {
+                    SlowPolicy::Refuse => Enqueued::Full,
+                    SlowPolicy::Close => Enqueued::Fatal,
+                    SlowPolicy::DropOldest => Enqueued::Yes { start: false, dropped: 1 },
+                };
+                assert_eq!(outbox.push(frame(size), spec), expected);
+                assert!(outbox.queued_bytes() <= spec.queue_bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_larger_than_the_queue_still_fits_into_an_empty_one() {
+        let table = ClassTable::default();
+        let outbox = Outbox::new(StreamType::BlockPush);
+        let spec = table.spec(Class::Block);
+        assert_eq!(outbox.push(frame(spec.queue_bytes + 1), spec), Enqueued::Yes { start: true, dropped: 0 });
+    }
+}

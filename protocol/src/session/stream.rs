@@ -1,0 +1,125 @@
+//! Reading one stream: its type, then its frames, each within its deadline.
+
+use ghost_frames::{Code, DecodeError, Frame, FrameReader};
+use ghost_proto::layout::peek_varint;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    class::{FRAME_DEADLINE, frame_deadline},
+    transport::{RecvStream, read_code},
+};
+
+/// Most bytes taken from a stream at once.
+pub(crate) const CHUNK_BYTES_MAX: usize = 64 * 1024;
+
+/// Why nothing more comes from a stream.
+#[derive(Debug)]
+pub(crate) enum StreamEnd {
+    /// Its sender ended it between two frames.
+    Finished,
+    /// Its sender reset it.
+    Reset(Code),
+    /// A frame was left half-sent for too long, or nothing came by the reader's deadline.
+    Stalled,
+    /// It was part of early data that the server discarded.
+    EarlyDiscarded,
+    /// The connection is over.
+    Disconnected(String),
+    /// What came is not frames.
+    Undecodable(DecodeError),
+}
+
+impl From<quinn::ReadError> for StreamEnd {
+    fn from(error: quinn::ReadError) -> Self {
+        match error {
+            quinn::ReadError::Reset(code) => Self::Reset(read_code(code)),
+            quinn::ReadError::ConnectionLost(error) => Self::Disconnected(error.to_string()),
+            quinn::ReadError::ZeroRttRejected => Self::EarlyDiscarded,
+            other => Self::Disconnected(other.to_string()),
+        }
+    }
+}
+
+/// Reads the varint a stream starts with. What came with it is left in `rest`.
+pub(crate) async fn read_stream_type(recv: &mut RecvStream, rest: &mut Vec<u8>) -> Result<u64, StreamEnd> {
+    let deadline = Instant::now() + FRAME_DEADLINE;
+    loop {
+        if let Some((number, len)) = peek_varint(rest) {
+            rest.drain(..len);
+            return Ok(number);
+        }
+        match timeout_at(deadline, recv.read_chunk(CHUNK_BYTES_MAX, true)).await {
+            Err(_) => return Err(StreamEnd::Stalled),
+            Ok(Err(error)) => return Err(error.into()),
+            Ok(Ok(None)) => return Err(StreamEnd::Finished),
+            Ok(Ok(Some(chunk))) => rest.extend_from_slice(&chunk.bytes),
+        }
+    }
+}
+
+/// When the frame under way must be complete.
+#[derive(Debug, Default)]
+pub(crate) struct FrameClock {
+    begun: Option<Instant>,
+}
+
+impl FrameClock {
+    /// Looks at the reader after each read: a frame that is under way started when it was first seen.
+    pub(crate) fn observe(&mut self, reader: &FrameReader, completed_one: bool) {
+        if completed_one || !reader.is_mid_frame() {
+            self.begun = None;
+        }
+        if reader.is_mid_frame() && self.begun.is_none() {
+            self.begun = Some(Instant::now());
+        }
+    }
+
+    pub(crate) fn deadline(&self, reader: &FrameReader) -> Option<Instant> {
+        self.begun.map(|begun| begun + frame_deadline(reader.declared()))
+    }
+}
+
+/// Reads some bytes into the reader. `false` at the end of the stream.
+pub(crate) async fn read_some(
+    recv: &mut RecvStream,
+    reader: &mut FrameReader,
+    deadline: Option<Instant>,
+) -> Result<usize, StreamEnd> {
+    let read = recv.read_chunk(CHUNK_BYTES_MAX, true);
+    let chunk = match deadline {
+        Some(deadline) => timeout_at(deadline, read).await.map_err(|_| StreamEnd::Stalled)?,
+        None => read.await,
+    };
+    match chunk? {
+        Some(chunk) => {
+            reader.push(&chunk.bytes);
+            Ok(chunk.bytes.len())
+        }
+        None => match reader.finish() {
+            Ok(()) => Err(StreamEnd::Finished),
+            Err(error) => Err(StreamEnd::Undecodable(error)),
+        },
+    }
+}
+
+/// Reads the next frame. `first_byte` bounds the wait for it to begin; once begun it has its own
+/// deadline, whichever is later.
+pub(crate) async fn read_frame(
+    recv: &mut RecvStream,
+    reader: &mut FrameReader,
+    first_byte: Option<Instant>,
+) -> Result<Frame, StreamEnd> {
+    let mut clock = FrameClock::default();
+    clock.observe(reader, false);
+    loop {
+        if let Some(frame) = reader.next().map_err(StreamEnd::Undecodable)? {
+            return Ok(frame);
+        }
+        clock.observe(reader, false);
+        let deadline = match (first_byte, clock.deadline(reader)) {
+            (Some(first), Some(frame)) => Some(first.max(frame)),
+            (first, frame) => frame.or(first),
+        };
+        read_some(recv, reader, deadline).await?;
+    }
+}

@@ -1,0 +1,78 @@
+//! Why things were closed, reset, refused or dropped: counted, by reason.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use ghost_frames::Code;
+
+use crate::class::Class;
+
+/// What happened. Names are stable: they are metric labels and status rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Event {
+    /// We closed a connection.
+    ClosedByUs(Code),
+    /// The other side closed a connection. Not counted when the network failed.
+    ClosedByPeer(Code),
+    /// A connection ended because nothing was heard, or in a way that QUIC reports itself.
+    Lost,
+    /// We reset a stream or refused a request.
+    ResetByUs(Code),
+    /// The other side reset a stream or refused a request.
+    ResetByPeer(Code),
+    /// A frame was refused because the peer's queue was full; its maker was told.
+    QueueRefused(Class),
+    /// A queued frame was dropped for a newer one.
+    QueueDropped(Class),
+    /// A dial reached another key than the one named.
+    IdentityMismatch,
+    /// A connection attempt was sent back to prove its address.
+    AddressChallenged,
+    /// A connection attempt was refused before its handshake.
+    RefusedBeforeHandshake,
+    /// Reading paused because a peer was over its quota.
+    Throttled(Class),
+}
+
+impl Event {
+    /// Kind and reason, as labels.
+    pub fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ClosedByUs(code) => ("closed_by_us", code.name()),
+            Self::ClosedByPeer(code) => ("closed_by_peer", code.name()),
+            Self::Lost => ("lost", "network"),
+            Self::ResetByUs(code) => ("reset_by_us", code.name()),
+            Self::ResetByPeer(code) => ("reset_by_peer", code.name()),
+            Self::QueueRefused(class) => ("queue_refused", class.name()),
+            Self::QueueDropped(class) => ("queue_dropped", class.name()),
+            Self::IdentityMismatch => ("dial_failed", "identity_mismatch"),
+            Self::AddressChallenged => ("handshake", "address_challenged"),
+            Self::RefusedBeforeHandshake => ("handshake", "refused"),
+            Self::Throttled(class) => ("throttled", class.name()),
+        }
+    }
+}
+
+/// Counters shared by all sessions of a node. The number of events is fixed, so is the memory.
+#[derive(Debug, Clone, Default)]
+pub struct Tally(Arc<Mutex<BTreeMap<Event, u64>>>);
+
+impl Tally {
+    /// Counts one more.
+    pub fn count(&self, event: Event) {
+        *self.0.lock().expect("no code panics while counting").entry(event).or_default() += 1;
+    }
+
+    /// How often something happened.
+    pub fn get(&self, event: Event) -> u64 {
+        self.0.lock().expect("no code panics while counting").get(&event).copied().unwrap_or(0)
+    }
+
+    /// All that ever happened.
+    pub fn snapshot(&self) -> Vec<(Event, u64)> {
+        let counts = self.0.lock().expect("no code panics while counting");
+        counts.iter().map(|(event, count)| (*event, *count)).collect()
+    }
+}

@@ -1,0 +1,534 @@
+//! QUIC v1 (RFC 9000) by the `quinn` library.
+
+pub mod tls;
+pub mod tuning;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ghost_frames::Code;
+use ghost_proto::{PeerId, record};
+use quinn::{AsyncUdpSocket, ConnectionError, EndpointConfig, TokioRuntime};
+
+use super::{RecvStream, SendStream, read_code, wire_code};
+use crate::{
+    Identity,
+    tally::{Event, Tally},
+};
+
+/// TLS alert "access denied" as a QUIC error code: how a verifier refuses the key it was shown.
+const ALERT_ACCESS_DENIED: u64 = 0x100 + 49;
+
+/// Handshakes under way above which a new address must first prove that it can be reached at where
+/// it claims to be (Retry, RFC 9000 §8.1.2).
+pub const HALF_OPEN_UNVALIDATED_MAX: usize = 256;
+
+/// Handshakes under way above which attempts are refused outright. At up to 40 KiB each, 1,024 take
+/// 40 MiB.
+pub const HALF_OPEN_MAX: usize = 1024;
+
+/// Time a handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where datagrams come from and go to.
+#[derive(Debug)]
+pub enum Socket {
+    /// A UDP socket bound here; port 0 lets the system choose.
+    Bind(SocketAddr),
+    /// Any other, e.g. one end of a simulated network.
+    Custom(Arc<dyn AsyncUdpSocket>),
+}
+
+/// Why a dial failed, and what it says about whom.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DialError {
+    /// Somebody else answered. The peer named is not to blame; the address is no longer known good.
+    #[error("{address} answers with another key than {peer}'s")]
+    IdentityMismatch {
+        /// Who was expected.
+        peer: PeerId,
+        /// Where.
+        address: SocketAddr,
+    },
+    /// Nobody answered in time. Try another address, or later.
+    #[error("{0} does not answer")]
+    TimedOut(SocketAddr),
+    /// The other side refused or broke off.
+    #[error("{address} broke off the handshake: {reason}")]
+    Refused {
+        /// Where.
+        address: SocketAddr,
+        /// What it said.
+        reason: String,
+        /// Its code, if it gave one.
+        code: Option<Code>,
+    },
+    /// This endpoint cannot dial there.
+    #[error("cannot dial {address}: {reason}")]
+    Local {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Who ended it.
+    pub by: ClosedBy,
+    /// The code given, if one was.
+    pub code: Option<Code>,
+    /// For people.
+    pub reason: String,
+}
+
+/// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClosedBy {
+    /// This side.
+    Us,
+    /// The other side.
+    Peer,
+    /// Nobody meant to: silence, or an error below the application.
+    Network,
+}
+
+impl Closed {
+    fn of(error: &ConnectionError) -> Self {
+        match error {
+            ConnectionError::ApplicationClosed(close) => Self {
+                by: ClosedBy::Peer,
+                code: Some(read_code(close.error_code)),
+                reason: String::from_utf8_lossy(&close.reason).chars().take(120).collect(),
+            },
+            ConnectionError::LocallyClosed => Self { by: ClosedBy::Us, code: None, reason: String::new() },
+            other => Self { by: ClosedBy::Network, code: None, reason: other.to_string() },
+        }
+    }
+}
+
+impl std::fmt::Display for Closed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let by = match self.by {
+            ClosedBy::Us => "closed by us",
+            ClosedBy::Peer => "closed by the peer",
+            ClosedBy::Network => "lost",
+        };
+        write!(f, "{by}")?;
+        if let Some(code) = self.code {
+            write!(f, " ({})", code.name())?;
+        }
+        if !self.reason.is_empty() {
+            write!(f, ": {}", self.reason)?;
+        }
+        Ok(())
+    }
+}
+
+/// A UDP socket with an identity: dials and accepts.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    inner: quinn::Endpoint,
+    client: quinn::ClientConfig,
+    half_open: Arc<AtomicUsize>,
+    tally: Tally,
+}
+
+/// A dial whose handshake may still be under way.
+#[derive(Debug)]
+pub enum Dialled {
+    /// Keys of an earlier connection allow sending at once (0-RTT): requests that are safe to
+    /// repeat, nothing else. [`Early::confirmed`] gives the link.
+    Early(Early),
+    /// The handshake is complete.
+    Link(Link),
+}
+
+/// A connection on which 0-RTT data can be sent before the handshake is complete.
+pub struct Early {
+    connection: quinn::Connection,
+    accepted: quinn::ZeroRttAccepted,
+    peer: PeerId,
+    address: SocketAddr,
+}
+
+impl std::fmt::Debug for Early {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Early")
+            .field("peer", &self.peer)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Early {
+    /// Opens a stream for one early request.
+    pub async fn open_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+        self.connection.open_bi().await
+    }
+
+    /// Waits for the handshake. False beside the link if the server discarded the early data: what
+    /// was asked early must be asked again.
+    pub async fn confirmed(self) -> Result<(Link, bool), DialError> {
+        let accepted = self.accepted.await;
+        if let Some(error) = self.connection.close_reason() {
+            return Err(dial_error(error, self.peer, self.address));
+        }
+        Ok((Link::dialled(self.connection, self.peer), accepted))
+    }
+}
+
+fn dial_error(error: ConnectionError, peer: PeerId, address: SocketAddr) -> DialError {
+    match &error {
+        ConnectionError::TransportError(cause) if u64::from(cause.code) == ALERT_ACCESS_DENIED => {
+            DialError::IdentityMismatch { peer, address }
+        }
+        ConnectionError::TimedOut => DialError::TimedOut(address),
+        ConnectionError::ApplicationClosed(close) => {
+            DialError::Refused { address, reason: error.to_string(), code: Some(read_code(close.error_code)) }
+        }
+        _ => DialError::Refused { address, reason: error.to_string(), code: None },
+    }
+}
+
+impl Endpoint {
+    /// Opens an endpoint. It accepts connections only if `accepts`.
+    ///
+    /// `rng_seed` makes connection ids and timers' jitter repeatable in simulations; keys stay
+    /// random. Must be called inside a tokio runtime.
+    pub fn open(
+        identity: &Identity,
+        socket: Socket,
+        accepts: bool,
+        rng_seed: Option<[u8; 32]>,
+        tally: Tally,
+    ) -> io::Result<Self> {
+        let (server, client) = tls::configs(identity).map_err(io::Error::other)?;
+        let transport = tuning::transport();
+
+        let mut client = quinn::ClientConfig::new(Arc::new(
+            quinn::crypto::rustls::QuicClientConfig::try_from(client).map_err(io::Error::other)?,
+        ));
+        client.transport_config(transport.clone());
+
+        let server = accepts
+            .then(|| {
+                let crypto =
+                    quinn::crypto::rustls::QuicServerConfig::try_from(server).map_err(io::Error::other)?;
+                let mut config = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+                config.transport_config(transport).migration(true).max_incoming(2 * HALF_OPEN_MAX);
+                // Before a handshake is admitted, an attempt may buffer two datagrams' worth.
+                config.incoming_buffer_size(8 * 1024).incoming_buffer_size_total(16 << 20);
+                Ok::<_, io::Error>(config)
+            })
+            .transpose()?;
+
+        // Keys derived from the identity survive a restart, so that a peer whose connection is gone
+        // learns it from a stateless reset within a round trip instead of by silence.
+        let reset_key = aws_lc_rs::hmac::Key::new(
+            aws_lc_rs::hmac::HMAC_SHA256,
+            &identity.derive("ghost 2026 quic stateless reset"),
+        );
+        let cid_key = identity.derive("ghost 2026 quic connection ids");
+        let cid_key = u64::from_be_bytes(cid_key[..8].try_into().expect("eight bytes"));
+        let mut config = EndpointConfig::new(Arc::new(reset_key));
+        config.cid_generator(move || Box::new(quinn_proto::HashedConnectionIdGenerator::from_key(cid_key)));
+        config.rng_seed(rng_seed);
+
+        let runtime = Arc::new(TokioRuntime);
+        let inner = match socket {
+            Socket::Bind(address) => {
+                let socket = socket2::Socket::new(
+                    socket2::Domain::for_address(address),
+                    socket2::Type::DGRAM,
+                    Some(socket2::Protocol::UDP),
+                )?;
+                // Larger buffers only help; the system may grant less.
+                let _ = socket.set_recv_buffer_size(tuning::SOCKET_BUFFER);
+                let _ = socket.set_send_buffer_size(tuning::SOCKET_BUFFER);
+                socket.bind(&address.into())?;
+                quinn::Endpoint::new(config, server, socket.into(), runtime)?
+            }
+            Socket::Custom(socket) => {
+                quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)?
+            }
+        };
+        Ok(Self { inner, client, half_open: Arc::default(), tally })
+    }
+
+    /// The address bound.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    /// Connections that are open or opening.
+    pub fn open_connections(&self) -> usize {
+        self.inner.open_connections()
+    }
+
+    /// Starts a connection. With a ticket from an earlier one it can be written to at once.
+    pub async fn dial_early(&self, peer: PeerId, address: SocketAddr) -> Result<Dialled, DialError> {
+        match self.connecting(peer, address)?.into_0rtt() {
+            Ok((connection, accepted)) => Ok(Dialled::Early(Early { connection, accepted, peer, address })),
+            Err(connecting) => self.complete(connecting, peer, address).await.map(Dialled::Link),
+        }
+    }
+
+    /// Connects and authenticates.
+    pub async fn dial(&self, peer: PeerId, address: SocketAddr) -> Result<Link, DialError> {
+        let connecting = self.connecting(peer, address)?;
+        self.complete(connecting, peer, address).await
+    }
+
+    fn connecting(&self, peer: PeerId, address: SocketAddr) -> Result<quinn::Connecting, DialError> {
+        let local = |reason: String| DialError::Local { address, reason };
+        let name = tls::server_name(&peer).ok_or_else(|| local(format!("{peer} is no ed25519 peer")))?;
+        self.inner.connect_with(self.client.clone(), address, &name).map_err(|error| local(error.to_string()))
+    }
+
+    async fn complete(
+        &self,
+        connecting: quinn::Connecting,
+        peer: PeerId,
+        address: SocketAddr,
+    ) -> Result<Link, DialError> {
+        let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
+            .await
+            .map_err(|_| DialError::TimedOut(address))?
+            .map_err(|error| dial_error(error, peer, address))?;
+        Ok(Link::dialled(connection, peer))
+    }
+
+    /// The next connection attempt that may go on with its handshake, or `None` once the endpoint is
+    /// closed. Attempts beyond the half-open bounds are challenged or refused here, before they cost
+    /// anything; `admit` decides about the rest by address.
+    pub async fn accept(&self, admit: impl Fn(SocketAddr) -> bool) -> Option<Incoming> {
+        loop {
+            let incoming = self.inner.accept().await?;
+            let half_open = self.half_open.load(Ordering::Relaxed);
+            if half_open >= HALF_OPEN_MAX || !admit(incoming.remote_address()) {
+                self.tally.count(Event::RefusedBeforeHandshake);
+                incoming.refuse();
+                continue;
+            }
+            if half_open >= HALF_OPEN_UNVALIDATED_MAX && !incoming.remote_address_validated() {
+                self.tally.count(Event::AddressChallenged);
+                // Fails only for an address that is validated, which was just ruled out.
+                let _ = incoming.retry();
+                continue;
+            }
+            match incoming.accept() {
+                Ok(connecting) => {
+                    self.half_open.fetch_add(1, Ordering::Relaxed);
+                    return Some(Incoming { connecting, guard: HalfOpen(self.half_open.clone()) });
+                }
+                Err(error) => tracing::debug!(%error, "connection attempt failed at once"),
+            }
+        }
+    }
+
+    /// Closes every connection and stops accepting.
+    pub fn close(&self, code: Code) {
+        self.inner.close(wire_code(code), code.name().as_bytes());
+    }
+
+    /// Waits until the last connection has said its farewell.
+    pub async fn wait_idle(&self) {
+        self.inner.wait_idle().await;
+    }
+
+    /// Goes on at another socket, as when the machine changes its network. Connections migrate.
+    pub fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
+        self.inner.rebind(socket)
+    }
+}
+
+#[derive(Debug)]
+struct HalfOpen(Arc<AtomicUsize>);
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An accepted connection whose handshake is under way.
+#[derive(Debug)]
+pub struct Incoming {
+    connecting: quinn::Connecting,
+    guard: HalfOpen,
+}
+
+impl Incoming {
+    /// Where it comes from.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.connecting.remote_address()
+    }
+
+    /// Completes the handshake. Streams that arrive in 0-RTT data meanwhile go to `on_early`: their
+    /// sender is not authenticated yet, and the data may be a replay.
+    pub async fn complete(self, on_early: impl Fn(SendStream, RecvStream)) -> Result<Link, ConnectionError> {
+        let Self { connecting, guard } = self;
+        let (connection, accepted) = match connecting.into_0rtt() {
+            Ok(early) => early,
+            Err(connecting) => {
+                let connection = connecting.await?;
+                return Link::accepted(connection, Vec::new());
+            }
+        };
+        let mut held = Vec::new();
+        let handshake = async {
+            tokio::pin!(accepted);
+            loop {
+                tokio::select! {
+                    biased;
+                    _ = &mut accepted => return,
+                    stream = connection.accept_bi() => match stream {
+                        Ok((send, recv)) if recv.is_0rtt() => on_early(send, recv),
+                        // The handshake completed between the two polls.
+                        Ok(stream) => held.push(stream),
+                        Err(_) => return,
+                    },
+                }
+            }
+        };
+        let in_time = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await.is_ok();
+        drop(guard);
+        if !in_time {
+            connection.close(wire_code(Code::Timeout), b"handshake");
+            return Err(ConnectionError::TimedOut);
+        }
+        Link::accepted(connection, held)
+    }
+}
+
+/// An authenticated connection. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Link {
+    connection: quinn::Connection,
+    peer: PeerId,
+    inbound: bool,
+    /// Streams that were accepted before the link existed.
+    held: Arc<Mutex<Vec<(SendStream, RecvStream)>>>,
+}
+
+impl Link {
+    fn dialled(connection: quinn::Connection, peer: PeerId) -> Self {
+        Self { connection, peer, inbound: false, held: Arc::default() }
+    }
+
+    fn accepted(
+        connection: quinn::Connection,
+        held: Vec<(SendStream, RecvStream)>,
+    ) -> Result<Self, ConnectionError> {
+        if let Some(error) = connection.close_reason() {
+            return Err(error);
+        }
+        let peer = connection
+            .peer_identity()
+            .and_then(|identity| identity.downcast::<Vec<rustls::pki_types::CertificateDer<'static>>>().ok())
+            .and_then(|chain| tls::key_in_spki(chain.first()?))
+            .and_then(|key| record::peer_of(&key));
+        let Some(peer) = peer else {
+            // The verifier admits nothing else; a connection without a key is of no use to anyone.
+            connection.close(wire_code(Code::Internal), b"no identity");
+            return Err(ConnectionError::LocallyClosed);
+        };
+        Ok(Self { connection, peer, inbound: true, held: Arc::new(Mutex::new(held)) })
+    }
+
+    /// Who is at the other end, proven.
+    pub fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// True if the other side dialled.
+    pub fn is_inbound(&self) -> bool {
+        self.inbound
+    }
+
+    /// Where the other end is now; it may move.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.connection.remote_address()
+    }
+
+    /// Smoothed round-trip time.
+    pub fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+
+    /// UDP bytes received and sent.
+    pub fn udp_bytes(&self) -> (u64, u64) {
+        let stats = self.connection.stats();
+        (stats.udp_rx.bytes, stats.udp_tx.bytes)
+    }
+
+    /// Opens a one-way stream; waits while the peer grants none.
+    pub async fn open_uni(&self) -> Result<SendStream, ConnectionError> {
+        self.connection.open_uni().await
+    }
+
+    /// Opens a two-way stream; waits while the peer grants none.
+    pub async fn open_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+        self.connection.open_bi().await
+    }
+
+    /// The next one-way stream of the peer.
+    pub async fn accept_uni(&self) -> Result<RecvStream, ConnectionError> {
+        self.connection.accept_uni().await
+    }
+
+    /// The next two-way stream of the peer.
+    pub async fn accept_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+        if let Some(stream) = self.held.lock().expect("no code panics while it holds streams").pop() {
+            return Ok(stream);
+        }
+        self.connection.accept_bi().await
+    }
+
+    /// Sends a datagram that may be lost. Fails if it is larger than the path allows or the peer
+    /// takes none.
+    pub fn send_datagram(&self, bytes: Bytes) -> Result<(), quinn::SendDatagramError> {
+        self.connection.send_datagram(bytes)
+    }
+
+    /// The next datagram of the peer.
+    pub async fn read_datagram(&self) -> Result<Bytes, ConnectionError> {
+        self.connection.read_datagram().await
+    }
+
+    /// Lets the peer open this many two-way streams at once.
+    pub fn allow_bidi_streams(&self, count: u32) {
+        self.connection.set_max_concurrent_bi_streams(count.into());
+    }
+
+    /// Changes the traffic keys now. The library also does so by itself before they wear out.
+    pub fn update_keys(&self) {
+        self.connection.force_key_update();
+    }
+
+    /// Closes, telling the peer why.
+    pub fn close(&self, code: Code, reason: &str) {
+        self.connection.close(wire_code(code), reason.as_bytes());
+    }
+
+    /// Waits until the connection is over.
+    pub async fn closed(&self) -> Closed {
+        Closed::of(&self.connection.closed().await)
+    }
+
+    /// How it ended, if it has.
+    pub fn close_reason(&self) -> Option<Closed> {
+        self.connection.close_reason().as_ref().map(Closed::of)
+    }
+}

@@ -1,0 +1,62 @@
+//! QUIC parameters, and why they are what they are.
+
+use std::{sync::Arc, time::Duration};
+
+use quinn::{TransportConfig, VarInt, congestion::CubicConfig};
+
+/// Unidirectional streams a peer may have open: one for each push stream type, as many again for
+/// types to come, and grease. Each slot costs the library memory for as long as the connection lives.
+pub const UNI_STREAMS_MAX: u32 = 12;
+
+/// Bidirectional streams a node may have open: 8 + 8 + 4 + 2 concurrent requests of the classes that
+/// nodes use among themselves, and some to be refused politely.
+pub const BIDI_STREAMS_MAX: u32 = 32;
+
+/// The same for clients, which call and subscribe: 64 + 16, and some to be refused politely.
+pub const CLIENT_BIDI_STREAMS_MAX: u32 = 128;
+
+/// Bytes a peer may send on one stream before we read: 1 MiB holds the bandwidth-delay product of
+/// 80 Mbit/s at 100 ms.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+
+/// The same over all streams of a connection. With 128 peers that all fill it: 256 MiB.
+pub const CONNECTION_WINDOW: u32 = 2 << 20;
+
+/// Bytes that wait for acknowledgement before writers are held back.
+pub const SEND_WINDOW: u64 = 2 << 20;
+
+/// Congestion window of a new connection: 64 kB carries the announcement of a large block in one
+/// flight where the 14.7 kB of RFC 9002 need three.
+pub const INITIAL_WINDOW: u64 = 64 * 1024;
+
+/// A connection on which nothing is heard for so long is lost.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A node says something at least this often; three may be lost before the connection is.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(9);
+
+/// Buffer for datagrams, each way.
+const DATAGRAM_BUFFER: usize = 64 * 1024;
+
+/// Receive and send buffers asked of the operating system for the socket.
+pub(super) const SOCKET_BUFFER: usize = 4 << 20;
+
+pub(super) fn transport() -> Arc<TransportConfig> {
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_WINDOW);
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
+        .max_concurrent_bidi_streams(BIDI_STREAMS_MAX.into())
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
+        // Without fairness the library ignores priorities.
+        .send_fairness(true)
+        .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("30 s fit a varint of milliseconds")))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_BUFFER)
+        .congestion_controller_factory(Arc::new(congestion));
+    Arc::new(config)
+}
