@@ -11,7 +11,7 @@
 use std::{
     collections::HashMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -133,7 +133,8 @@ pub struct OverlayConfig {
 
 struct Shared {
     identity: Identity,
-    endpoint: Endpoint,
+    /// One for each socket; those that accept come first.
+    endpoints: Vec<Endpoint>,
     hello: RwLock<LocalHello>,
     context: SessionContext,
     gate: Gate,
@@ -161,14 +162,36 @@ enum Settled {
 }
 
 impl Overlay {
-    /// Binds and starts accepting. Must be called inside a tokio runtime.
-    pub fn start(config: OverlayConfig, socket: Socket) -> io::Result<(Self, mpsc::Receiver<OverlayEvent>)> {
-        let tally = config.context.tally.clone();
-        let endpoint = Endpoint::open(&config.identity, socket, true, config.rng_seed, tally)?;
+    /// Binds and starts accepting on every socket. An address family that has none gets a socket that
+    /// only dials, where the machine allows. Must be called inside a tokio runtime.
+    pub fn start(
+        config: OverlayConfig,
+        sockets: Vec<Socket>,
+    ) -> io::Result<(Self, mpsc::Receiver<OverlayEvent>)> {
+        let open = |socket, accepts| {
+            let tally = config.context.tally.clone();
+            Endpoint::open(&config.identity, socket, accepts, config.rng_seed, tally)
+        };
+        let simulated = sockets.iter().any(|socket| matches!(socket, Socket::Custom(_)));
+        let mut endpoints =
+            sockets.into_iter().map(|socket| open(socket, true)).collect::<io::Result<Vec<_>>>()?;
+        let accepting = endpoints.len();
+        if !simulated {
+            for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)] {
+                let mut bound = endpoints.iter().filter_map(|endpoint| endpoint.local_addr().ok());
+                if bound.any(|local| local.is_ipv4() == any.is_ipv4()) {
+                    continue;
+                }
+                match open(Socket::Bind(SocketAddr::new(any, 0)), false) {
+                    Ok(endpoint) => endpoints.push(endpoint),
+                    Err(error) => tracing::debug!(%error, address = %any, "no socket to dial from"),
+                }
+            }
+        }
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let overlay = Self(Arc::new(Shared {
             identity: config.identity,
-            endpoint,
+            endpoints,
             hello: RwLock::new(config.hello),
             context: config.context,
             gate: config.gate,
@@ -177,7 +200,9 @@ impl Overlay {
             events,
             accepting: AtomicBool::new(true),
         }));
-        tokio::spawn(overlay.clone().accept());
+        for endpoint in &overlay.0.endpoints[..accepting] {
+            tokio::spawn(overlay.clone().accept(endpoint.clone()));
+        }
         Ok((overlay, receiver))
     }
 
@@ -186,9 +211,16 @@ impl Overlay {
         self.0.identity.peer_id()
     }
 
-    /// The address bound.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.endpoint.local_addr()
+    /// The addresses bound, in the order of the sockets given; those that only dial come last.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.0.endpoints.iter().filter_map(|endpoint| endpoint.local_addr().ok()).collect()
+    }
+
+    fn endpoint_for(&self, address: &SocketAddr) -> Option<&Endpoint> {
+        self.0
+            .endpoints
+            .iter()
+            .find(|endpoint| endpoint.local_addr().is_ok_and(|local| local.is_ipv4() == address.is_ipv4()))
     }
 
     /// What happened, counted.
@@ -238,7 +270,11 @@ impl Overlay {
         if let Some(session) = self.session(&peer) {
             return Ok(session);
         }
-        let link = match self.0.endpoint.dial(peer, address).await {
+        let Some(endpoint) = self.endpoint_for(&address) else {
+            let reason = "this node has no socket of that address family".into();
+            return Err(DialError::Local { address, reason }.into());
+        };
+        let link = match endpoint.dial(peer, address).await {
             Ok(link) => link,
             Err(error) => {
                 if matches!(error, DialError::IdentityMismatch { .. }) {
@@ -250,9 +286,9 @@ impl Overlay {
         self.adopt(link).await
     }
 
-    async fn accept(self) {
+    async fn accept(self, endpoint: Endpoint) {
         let admit = |address| self.0.accepting.load(Ordering::Relaxed) && (self.0.gate.address)(address);
-        while let Some(incoming) = self.0.endpoint.accept(admit).await {
+        while let Some(incoming) = endpoint.accept(admit).await {
             tokio::spawn(self.clone().receive(incoming));
         }
     }
@@ -383,7 +419,9 @@ impl Overlay {
             // A drain that panicked has nothing left to send.
             let _ = drain.await;
         }
-        self.0.endpoint.close(Code::ShuttingDown);
-        let _ = timeout(patience, self.0.endpoint.wait_idle()).await;
+        for endpoint in &self.0.endpoints {
+            endpoint.close(Code::ShuttingDown);
+            let _ = timeout(patience, endpoint.wait_idle()).await;
+        }
     }
 }
