@@ -15,6 +15,7 @@
 //! This crate opens no socket, reads no clock and draws no entropy.
 
 pub mod block;
+mod bounds;
 pub mod code;
 pub mod consensus;
 pub mod control;
