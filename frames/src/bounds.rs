@@ -130,8 +130,13 @@ mod tests {
 
     #[test]
     fn nothing_hides_behind_a_broken_or_grouped_field() {
-        for hidden in [&[0x0b, 0x0c][..], &[0x0c], &[0x4a, 5, 1], &[0x4a], &[0x80; 11], &[0x09, 1, 2], &[0x10]] {
-            assert!(matches!(check_repeated(hidden, VERSIONS), Err(PayloadError::Protobuf(_))), "{hidden:x?}");
+        for hidden in
+            [&[0x0b, 0x0c][..], &[0x0c], &[0x4a, 5, 1], &[0x4a], &[0x80; 11], &[0x09, 1, 2], &[0x10]]
+        {
+            assert!(
+                matches!(check_repeated(hidden, VERSIONS), Err(PayloadError::Protobuf(_))),
+                "{hidden:x?}"
+            );
         }
     }
 }

@@ -21,6 +21,8 @@ pub mod consensus;
 pub mod control;
 pub mod discovery;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod kind;
 pub mod reader;
 pub mod rpc;

@@ -73,8 +73,8 @@ enum State {
 /// Cuts the bytes of one stream into frames.
 ///
 /// Feed it what arrives ([`FrameReader::push`]), take what is complete ([`FrameReader::next`]).
-/// What it holds is at most one frame of the largest kind its stream allows, plus what was pushed
-/// last; and it grows only with bytes that really came.
+/// What it holds is less than one frame of the largest kind its stream allows, plus what was pushed
+/// last; its buffer grows by doubling, and only with bytes that really came.
 #[derive(Debug)]
 pub struct FrameReader {
     stream: StreamType,

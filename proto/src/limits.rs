@@ -51,9 +51,6 @@ pub const HELLO_VERSIONS_MAX: usize = 16;
 /// Most features that a hello may require.
 pub const HELLO_REQUIRED_MAX: usize = 16;
 
-/// Size of a hello's salt for short transaction ids, in bytes: a SipHash key.
-pub const TX_SALT_BYTES: usize = 16;
-
 /// Most block ids in a locator: 10 dense, then doubling steps reach back 2^50 blocks.
 pub const LOCATOR_IDS_MAX: usize = 64;
 
