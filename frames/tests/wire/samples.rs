@@ -14,7 +14,7 @@ use ghost_proto::{
     vote::Link,
 };
 use siphasher::sip::SipHasher13;
-use std::hash::Hasher;
+use std::{collections::BTreeMap, hash::Hasher};
 
 /// The salt of the peer to which the sampled announcements go.
 pub(crate) const SALT: [u8; 16] = *b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f";
@@ -40,6 +40,8 @@ pub(crate) struct World {
     pub(crate) block: Block,
     /// Height 2, empty.
     pub(crate) next: Block,
+    /// After both blocks.
+    pub(crate) state: State,
     pub(crate) record: PeerRecord,
 }
 
@@ -73,6 +75,59 @@ pub(crate) fn transfer(key: &KeyPair, nonce: u64, gas_price: u64, payload: &[u8]
     .into_signed()
 }
 
+/// The state, by the rules of `WIRE.md` and nothing else: what a second implementation would write.
+pub(crate) struct State(pub(crate) BTreeMap<Address, (u64, u128)>);
+
+impl State {
+    pub(crate) fn of(genesis: &Genesis) -> Self {
+        Self(genesis.allocation.iter().map(|(address, balance)| (*address, (0, *balance))).collect())
+    }
+
+    /// A transfer whose sender can pay it.
+    fn execute(&mut self, tx: &SignedTransaction, proposer: &Address) {
+        let Action::Transfer { to, value, payload } = &tx.body().action;
+        let fee = u128::from(intrinsic_gas(payload)) * u128::from(tx.body().gas_price);
+        let sender = self.0.get_mut(&tx.sender()).unwrap();
+        assert_eq!(sender.0, tx.body().nonce);
+        *sender = (sender.0 + 1, sender.1 - fee - value);
+        self.0.entry(*to).or_default().1 += value;
+        self.0.entry(*proposer).or_default().1 += fee;
+    }
+
+    /// Key and value of each account that is not empty.
+    pub(crate) fn entries(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let accounts = self.0.iter().filter(|(_, account)| **account != (0, 0));
+        accounts
+            .map(|(address, (nonce, balance))| {
+                let value = [nonce.to_be_bytes().as_slice(), &balance.to_be_bytes()].concat();
+                ([[1].as_slice(), &address.0].concat(), value)
+            })
+            .collect()
+    }
+
+    pub(crate) fn commitment(&self) -> [u8; 32] {
+        lthash(&self.entries())
+    }
+}
+
+/// The commitment to a set of entries.
+pub(crate) fn lthash(entries: &[(Vec<u8>, Vec<u8>)]) -> [u8; 32] {
+    let mut lanes = [0u16; 1024];
+    for (key, value) in entries {
+        let mut bytes = [0; 2048];
+        blake3::Hasher::new_derive_key("ghost 2025 state entry")
+            .update(&(key.len() as u32).to_be_bytes())
+            .update(key)
+            .update(value)
+            .finalize_xof()
+            .fill(&mut bytes);
+        for (lane, pair) in lanes.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *lane = lane.wrapping_add(u16::from_le_bytes(*pair));
+        }
+    }
+    *blake3::hash(&lanes.map(u16::to_le_bytes).concat()).as_bytes()
+}
+
 impl World {
     pub(crate) fn new() -> Self {
         let key = |seed: u8| KeyPair::from_seed(&[seed; 32]);
@@ -99,6 +154,10 @@ impl World {
             .iter()
             .map(|tx| Receipt { outcome: Outcome::Done, gas_used: intrinsic_gas(tx.body().payload()) })
             .collect();
+        let mut state = State::of(&genesis);
+        for tx in &transactions {
+            state.execute(tx, &authorities[1].address());
+        }
         let block = BlockBuilder {
             parent: genesis.block_id(),
             height: 1,
@@ -106,7 +165,7 @@ impl World {
             proposer: 1,
             transactions: transactions.clone(),
             receipts: receipts.clone(),
-            state: [0x5a; 32],
+            state: state.commitment(),
         }
         .seal(&genesis.id(), &authorities[1]);
         let next = BlockBuilder {
@@ -116,13 +175,14 @@ impl World {
             proposer: 2,
             transactions: Vec::new(),
             receipts: Vec::new(),
-            state: [0x5b; 32],
+            // Nothing was executed: the state is the parent's.
+            state: state.commitment(),
         }
         .seal(&genesis.id(), &authorities[2]);
         let node = key(0x21);
         let address: Multiaddr = "/ip4/192.0.2.7/udp/4001/quic-v1".parse().unwrap();
         let record = PeerRecord::sign(&node, vec![address], 0x3ff, 3, 1_700_003_600).unwrap();
-        Self { authorities, senders, node, genesis, transactions, receipts, block, next, record }
+        Self { authorities, senders, node, genesis, transactions, receipts, block, next, state, record }
     }
 
     pub(crate) fn peer(&self) -> PeerId {

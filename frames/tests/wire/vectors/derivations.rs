@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{freeze, unhex};
-use crate::samples::{SALT, World, intrinsic_gas, short_id};
+use crate::samples::{SALT, State, World, intrinsic_gas, lthash, short_id};
 
 /// One computed value.
 #[derive(Debug, Serialize, Deserialize)]
@@ -88,6 +88,11 @@ fn compute(derivation: &str, input: &BTreeMap<String, Value>) -> Value {
             assert!(merkle::verify(&leaves[index], index, leaves.len(), &path, &merkle::root(&leaves)));
             path.iter().map(|hash| Value::from(hex::encode(hash))).collect()
         }
+        "state_commitment" => {
+            let pair = |entry: &Value| (unhex(entry[0].as_str().unwrap()), unhex(entry[1].as_str().unwrap()));
+            let entries: Vec<_> = input["entries"].as_array().unwrap().iter().map(pair).collect();
+            hex::encode(lthash(&entries)).into()
+        }
         "short_id" => {
             let id = short_id(&array(&input["salt"]), &TxId(array(&input["id"])));
             hex::encode(id.0.to_be_bytes()).into()
@@ -114,6 +119,10 @@ fn derivations(world: &World) -> Vec<Derivation> {
     let ids: Vec<_> = world.transactions.iter().map(|tx| tx.id().to_string()).collect();
     let receipts: Vec<_> = world.receipts.iter().map(|receipt| hex::encode(receipt.encode())).collect();
     let numbers = |n: u8| (0..n).map(|leaf| hex::encode([leaf])).collect::<Vec<_>>();
+
+    let entries = |state: &State| -> Vec<_> {
+        state.entries().iter().map(|(key, value)| [hex::encode(key), hex::encode(value)]).collect()
+    };
 
     let mut all = vec![
         derive("public_key", "ed25519 public key of a 32-byte seed (RFC 8032)", json!({ "seed": seed })),
@@ -171,6 +180,13 @@ fn derivations(world: &World) -> Vec<Derivation> {
             "the same transaction for another peer",
             json!({ "salt": "ff".repeat(16), "id": ids[0] }),
         ),
+        derive("state_commitment", "of nothing", json!({ "entries": [] })),
+        derive(
+            "state_commitment",
+            "of the genesis",
+            json!({ "entries": entries(&State::of(&world.genesis)) }),
+        ),
+        derive("state_commitment", "of the block of height 1", json!({ "entries": entries(&world.state) })),
         derive("intrinsic_gas", "of an empty payload", json!({ "payload": "" })),
         derive(
             "intrinsic_gas",
