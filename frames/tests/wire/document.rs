@@ -114,29 +114,33 @@ fn the_table_of_limits_is_the_code() {
     check_table("limits", rows);
 }
 
-/// The fenced blocks that show a vector: its name and its bytes.
-fn shown_vectors() -> Vec<(String, String)> {
-    let text = document();
-    let mut shown = Vec::new();
-    for block in text.split("\n```hex ").skip(1) {
-        let (name, rest) = block.split_once('\n').unwrap();
-        let (lines, _) = rest.split_once("```").unwrap();
-        let bytes = lines.lines().flat_map(|line| line.split('#').next().unwrap().split_whitespace());
-        shown.push((name.to_owned(), bytes.collect()));
-    }
-    shown
-}
-
-#[test]
-fn the_session_in_bytes_is_made_of_vectors() {
+/// The document with the bytes of each fenced block ```` ```hex NAME ```` those of the stream vector NAME.
+/// Lines keep their lengths and their remarks; a block whose vector has grown must be laid out anew.
+fn with_vectors(text: &str) -> String {
     let vectors: Vec<StreamVector> = streams(&World::new());
-    let shown = shown_vectors();
-    assert!(shown.len() >= 4);
-    for (name, hex) in shown {
-        let vector =
-            vectors.iter().find(|vector| vector.name == name).unwrap_or_else(|| panic!("no vector {name}"));
-        assert_eq!(hex, vector.hex, "`{name}` in {DOCUMENT}");
+    let mut shown = 0;
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, block)) = rest.split_once("\n```hex ") {
+        let (name, block) = block.split_once('\n').unwrap();
+        let (lines, after) = block.split_once("```").unwrap();
+        let vector = vectors.iter().find(|vector| vector.name == name);
+        let vector = vector.unwrap_or_else(|| panic!("no vector `{name}`"));
+        let mut bytes = vector.hex.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap());
+        out += &format!("{before}\n```hex {name}\n");
+        for line in lines.lines() {
+            let (old, remark) = line.split_at(line.find('#').unwrap_or(line.len()));
+            let new: Vec<_> = bytes.by_ref().take(old.split_whitespace().count()).collect();
+            let new = new.join(" ");
+            out += &format!("{new:width$}{remark}\n", width = old.len());
+        }
+        assert_eq!(bytes.next(), None, "`{name}` has grown: lay it out anew in {DOCUMENT}");
+        out += "```";
+        rest = after;
+        shown += 1;
     }
+    assert!(shown >= 4, "the session shows {shown} streams");
+    out + rest
 }
 
 #[test]
@@ -158,21 +162,24 @@ fn every_long_hex_and_peer_id_stands_in_a_vector() {
     assert!(checked >= 8, "only {checked} values were found");
 }
 
-#[test]
-fn the_schemas_are_quoted_word_for_word() {
-    let text = document();
-    let mut made = String::new();
-    let mut rest = text.as_str();
-    let mut files = Vec::new();
+/// The document with the files it quotes, and their names.
+fn with_schemas(text: &str) -> (String, Vec<String>) {
+    let (mut out, mut files) = (String::new(), Vec::new());
+    let mut rest = text;
     while let Some((before, after)) = rest.split_once("<!-- file: ") {
         let (file, after) = after.split_once(" -->").unwrap();
         let (_, after) = after.split_once("<!-- end -->").unwrap();
         let schema = fs::read_to_string(frozen::path(file)).unwrap();
-        made += &format!("{before}<!-- file: {file} -->\n```proto\n{schema}```\n<!-- end -->");
+        out += &format!("{before}<!-- file: {file} -->\n```proto\n{schema}```\n<!-- end -->");
         files.push(file.rsplit('/').next().unwrap().to_owned());
         rest = after;
     }
-    made += rest;
+    (out + rest, files)
+}
+
+#[test]
+fn the_session_shows_vectors_and_the_schemas_are_quoted_word_for_word() {
+    let (made, mut files) = with_schemas(&with_vectors(&document()));
     frozen::check(DOCUMENT, made.as_bytes());
     let schemas = fs::read_dir(frozen::path("../proto/schema")).unwrap();
     let mut schemas: Vec<_> =

@@ -115,7 +115,7 @@ pub(crate) fn lthash(entries: &[(Vec<u8>, Vec<u8>)]) -> [u8; 32] {
     let mut lanes = [0u16; 1024];
     for (key, value) in entries {
         let mut bytes = [0; 2048];
-        blake3::Hasher::new_derive_key("ghost 2025 state entry")
+        blake3::Hasher::new_derive_key("ghost chain state entry v1")
             .update(&(key.len() as u32).to_be_bytes())
             .update(key)
             .update(value)
