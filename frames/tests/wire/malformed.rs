@@ -10,7 +10,10 @@ use ghost_proto::{
     BlockId, Header,
     block::HeaderFields,
     layout::{VARINT_MAX, put_varint},
-    limits::{BLOCK_BODY_BYTES_MAX, BLOCK_TXS_MAX, HELLO_VERSIONS_MAX, RPC_ROWS_MAX, SUBMIT_TXS_MAX},
+    limits::{
+        BLOCK_BODY_BYTES_MAX, BLOCK_TXS_MAX, HELLO_REQUIRED_MAX, HELLO_STREAM_TYPES_MAX, HELLO_VERSIONS_MAX,
+        RPC_ROWS_MAX, SUBMIT_TXS_MAX,
+    },
 };
 
 use crate::samples::World;
@@ -205,9 +208,9 @@ fn scenario_12_a_control_message_of_a_million_items_is_bounded_before_decoding()
     let million = 1_000_000;
     let error = reader_with(StreamType::Control, &head(Kind(0), million)).next().unwrap_err();
     assert_eq!(error.code(), Code::FrameTooLarge);
-    // As many as fit the length: refused at the seventeenth, none made.
-    let packed = |count: usize| {
-        let mut out = vec![0x12];
+    // As many as fit the length: refused at the first beyond the limit, none made.
+    let packed = |field: u8, count: usize| {
+        let mut out = vec![field << 3 | 2];
         let mut left = count;
         while left >= 0x80 {
             out.push((left & 0x7f) as u8 | 0x80);
@@ -217,9 +220,11 @@ fn scenario_12_a_control_message_of_a_million_items_is_bounded_before_decoding()
         out.extend(vec![1; count]);
         out
     };
-    assert!(refused_items("Hello", packed(8_000)));
-    assert!(refused_items("Hello", packed(HELLO_VERSIONS_MAX + 1)));
-    assert!(!refused_items("Hello", packed(HELLO_VERSIONS_MAX)));
+    for (field, max) in [(2, HELLO_VERSIONS_MAX), (3, HELLO_STREAM_TYPES_MAX), (11, HELLO_REQUIRED_MAX)] {
+        assert!(refused_items("Hello", packed(field, 8_000)), "field {field}");
+        assert!(refused_items("Hello", packed(field, max + 1)), "field {field} over its limit");
+        assert!(!refused_items("Hello", packed(field, max)), "field {field} at its limit");
+    }
 }
 
 #[test]
