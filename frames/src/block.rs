@@ -13,7 +13,10 @@ use ghost_proto::{
     limits::BODIES_PER_REQUEST_MAX,
 };
 
-use crate::writer::{Payload, PayloadError};
+use crate::{
+    bounds::count_entries,
+    writer::{Payload, PayloadError},
+};
 
 /// A block the sender has, checked or about to be. The header's signature is not checked by decoding.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,17 +57,8 @@ impl Payload for BlocksRequest {
     }
 
     fn decode(bytes: Bytes) -> Result<Self, PayloadError> {
-        let (count, rest) = (bytes.len() / 32, bytes.len() % 32);
-        if count == 0 || count > BODIES_PER_REQUEST_MAX || rest != 0 {
-            return Err(LayoutError::OutOfRange {
-                field: "requested blocks",
-                value: count as u64,
-                min: 1,
-                max: BODIES_PER_REQUEST_MAX as u64,
-            }
-            .into());
-        }
         let mut cursor = Cursor::new(bytes);
+        let count = count_entries("requested blocks", &cursor, BlockId::LEN, BODIES_PER_REQUEST_MAX)?;
         let ids = (0..count).map(|_| cursor.array("block id").map(BlockId)).collect::<Result<_, _>>()?;
         Ok(Self { ids })
     }

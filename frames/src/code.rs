@@ -91,7 +91,7 @@ codes! {
     /// A stream was opened that hello requires to come later, or 0-RTT data that is not safe to
     /// repeat. Only resets.
     TooEarly = 0x18, "too_early", BackOff;
-    /// The other side did not drain what it asked for. Only resets.
+    /// The other side did not drain what it asked for; on the control stream, what it was sent.
     TooSlow = 0x19, "too_slow", BackOff;
     /// Invalid transactions, blocks, votes or records, knowingly sent.
     InvalidData = 0x20, "invalid_data", Ban;

@@ -7,7 +7,7 @@
 //! ```
 
 use bytes::Bytes;
-use ghost_proto::{layout::Cursor, message};
+use ghost_proto::{layout::Cursor, limits, message};
 use prost::Message;
 
 use crate::writer::{Payload, PayloadError};
@@ -45,15 +45,24 @@ impl Payload for Pong {
     }
 }
 
-/// Payloads that are protobuf messages.
+/// Payloads that are protobuf messages, each with the most items its repeated fields may hold.
 macro_rules! protobuf_payloads {
-    ($($message:ty),* $(,)?) => {
+    ($($message:ty { $($field:literal: $items:ident $name:literal, max $max:expr;)* })*) => {
         $(impl Payload for $message {
             fn encode(&self, out: &mut Vec<u8>) {
                 out.reserve(self.encoded_len());
                 self.encode_raw(out);
             }
             fn decode(bytes: Bytes) -> Result<Self, PayloadError> {
+                $crate::bounds::check_repeated(
+                    &bytes,
+                    &[$($crate::bounds::Repeated {
+                        field: $field,
+                        items: $crate::bounds::Items::$items,
+                        name: $name,
+                        max: $max,
+                    }),*],
+                )?;
                 <$message as Message>::decode(bytes).map_err(|error| PayloadError::Protobuf(error.to_string()))
             }
         })*
@@ -61,4 +70,8 @@ macro_rules! protobuf_payloads {
 }
 pub(crate) use protobuf_payloads;
 
-protobuf_payloads!(message::Hello);
+protobuf_payloads!(message::Hello {
+    2: Packed "versions", max limits::HELLO_VERSIONS_MAX;
+    3: Packed "stream types", max limits::HELLO_STREAM_TYPES_MAX;
+    11: Packed "required features", max limits::HELLO_REQUIRED_MAX;
+});

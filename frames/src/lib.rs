@@ -15,11 +15,14 @@
 //! This crate opens no socket, reads no clock and draws no entropy.
 
 pub mod block;
+mod bounds;
 pub mod code;
 pub mod consensus;
 pub mod control;
 pub mod discovery;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod kind;
 pub mod reader;
 pub mod rpc;

@@ -73,8 +73,8 @@ enum State {
 /// Cuts the bytes of one stream into frames.
 ///
 /// Feed it what arrives ([`FrameReader::push`]), take what is complete ([`FrameReader::next`]).
-/// What it holds is at most one frame of the largest kind its stream allows, plus what was pushed
-/// last; and it grows only with bytes that really came.
+/// What it holds is less than one frame of the largest kind its stream allows, plus what was pushed
+/// last; its buffer grows by doubling, and only with bytes that really came.
 #[derive(Debug)]
 pub struct FrameReader {
     stream: StreamType,
@@ -180,5 +180,82 @@ impl FrameReader {
             None if kind.is_skippable() => Ok(SKIPPED_PAYLOAD_MAX),
             None => Err(DecodeError::UnknownKind(kind)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Payload, block::WholeBlock, control::Ping};
+    use ghost_proto::{GenesisId, KeyPair, block::HeaderFields, merkle};
+
+    fn whole_block(body: usize) -> WholeBlock {
+        let header = HeaderFields {
+            parent: GenesisId::ZERO.0.into(),
+            height: 1,
+            slot: 1,
+            proposer: 0,
+            tx_count: 0,
+            body_bytes: body as u32,
+            tx_root: merkle::empty_root(),
+            receipt_root: merkle::empty_root(),
+            state: [0; 32],
+            gas_used: 0,
+        };
+        let header = header.seal(&GenesisId::ZERO, &KeyPair::from_seed(&[1; 32]));
+        WholeBlock { header, body: Bytes::from(vec![7; body]) }
+    }
+
+    #[test]
+    fn memory_grows_with_what_came_and_not_with_what_was_declared() {
+        let frame = whole_block(4 << 20).to_frame();
+        let mut reader = FrameReader::new(StreamType::BlockFetch);
+        let mut pushed = 0;
+        for chunk in frame.bytes().chunks(1200) {
+            assert!(
+                reader.buffer.capacity() <= 2 * (pushed + 1200),
+                "{} for {pushed}",
+                reader.buffer.capacity()
+            );
+            reader.push(chunk);
+            pushed += chunk.len();
+            if pushed < frame.len() {
+                assert_eq!(reader.next(), Ok(None));
+                assert!(reader.buffered() <= pushed);
+            }
+        }
+        assert!(matches!(reader.next(), Ok(Some(Frame::WholeBlock(_)))));
+        assert_eq!(reader.next(), Ok(None));
+        assert_eq!(reader.buffer.capacity(), 0, "an idle reader holds nothing");
+    }
+
+    #[test]
+    fn a_reader_of_endless_small_frames_holds_one_push() {
+        let ping = Ping(7).to_frame();
+        let chunk = ping.bytes().repeat(100);
+        let mut reader = FrameReader::new(StreamType::Control);
+        for _ in 0..1000 {
+            // Split inside a frame, so that the buffer is never empty when the next chunk comes.
+            reader.push(&chunk[..chunk.len() - 3]);
+            while reader.next().unwrap().is_some() {}
+            assert!(reader.is_mid_frame());
+            reader.push(&chunk[chunk.len() - 3..]);
+            while reader.next().unwrap().is_some() {}
+            assert!(reader.buffer.capacity() <= 4 * chunk.len(), "{}", reader.buffer.capacity());
+            assert!(!reader.is_mid_frame());
+        }
+    }
+
+    #[test]
+    fn a_skipped_frame_is_never_held() {
+        let head = [0x7f, 0x00, 0x80, 0x01, 0x00, 0x00];
+        let mut reader = FrameReader::new(StreamType::Control);
+        reader.push(&head);
+        for _ in 0..64 {
+            reader.push(&[0; 1024]);
+            assert_eq!(reader.next(), Ok(None));
+            assert_eq!(reader.buffered(), 0);
+        }
+        assert_eq!(reader.finish(), Ok(()));
     }
 }

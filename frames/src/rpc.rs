@@ -2,7 +2,7 @@
 //! field means, the registry how long each may be.
 
 use bytes::Bytes;
-use ghost_proto::message;
+use ghost_proto::{limits, message};
 use prost::Message;
 
 use crate::{
@@ -12,25 +12,41 @@ use crate::{
 };
 
 protobuf_payloads!(
-    message::RpcFailure,
-    message::StatusRequest,
-    message::Status,
-    message::SubmitRequest,
-    message::SubmitAnswer,
-    message::TransactionRequest,
-    message::TransactionAnswer,
-    message::BlockRequest,
-    message::BlockAnswer,
-    message::AccountRequest,
-    message::AccountAnswer,
-    message::PendingRequest,
-    message::PendingAnswer,
-    message::PeersRequest,
-    message::PeersAnswer,
-    message::PeerCommand,
-    message::PeerCommandAnswer,
-    message::HeadsRequest,
-    message::HeadEvent,
+    message::RpcFailure {}
+    message::StatusRequest {}
+    message::Status {
+        9: Each "peers", max limits::RPC_ROWS_MAX;
+        12: Each "listen addresses", max limits::RPC_ROWS_MAX;
+        18: Each "refusals", max limits::RPC_ROWS_MAX;
+    }
+    message::SubmitRequest {
+        1: Each "transactions", max limits::SUBMIT_TXS_MAX;
+    }
+    message::SubmitAnswer {
+        1: Each "results", max limits::SUBMIT_TXS_MAX;
+    }
+    message::TransactionRequest {}
+    message::TransactionAnswer {}
+    message::BlockRequest {}
+    message::BlockAnswer {
+        2: Each "transaction ids", max limits::BLOCK_TXS_MAX;
+    }
+    message::AccountRequest {}
+    message::AccountAnswer {}
+    message::PendingRequest {}
+    message::PendingAnswer {
+        3: Each "transactions", max limits::RPC_ROWS_MAX;
+    }
+    message::PeersRequest {}
+    message::PeersAnswer {
+        1: Each "peers", max limits::RPC_ROWS_MAX;
+    }
+    message::PeerCommand {}
+    message::PeerCommandAnswer {
+        2: Each "story", max limits::RPC_ROWS_MAX;
+    }
+    message::HeadsRequest {}
+    message::HeadEvent {}
 );
 
 /// True if the request changes nothing, so that a network attacker who repeats it gains nothing: the

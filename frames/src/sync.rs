@@ -18,7 +18,10 @@ use ghost_proto::{
     limits::{HEADERS_PER_ANSWER_MAX, LOCATOR_IDS_MAX},
 };
 
-use crate::writer::{Payload, PayloadError};
+use crate::{
+    bounds::count_entries,
+    writer::{Payload, PayloadError},
+};
 
 /// What follows the first of these that you know?
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,16 +63,7 @@ impl Payload for HeadersRequest {
             }
             .into());
         }
-        let (count, rest) = (cursor.remaining() / 32, cursor.remaining() % 32);
-        if count == 0 || count > LOCATOR_IDS_MAX || rest != 0 {
-            return Err(LayoutError::OutOfRange {
-                field: "locator",
-                value: count as u64,
-                min: 1,
-                max: LOCATOR_IDS_MAX as u64,
-            }
-            .into());
-        }
+        let count = count_entries("locator", &cursor, BlockId::LEN, LOCATOR_IDS_MAX)?;
         let locator = (0..count).map(|_| cursor.array("block id").map(BlockId)).collect::<Result<_, _>>()?;
         Ok(Self { limit, locator })
     }

@@ -6,9 +6,10 @@
 //! Transactions  0x12  for each: varint length, transaction
 //! ```
 //!
-//! A **short id** is SipHash-1-3 of the 32-byte transaction id under a key that only the two ends of
-//! one connection know (TLS exporter, RFC 8446 §7.5), so nobody can prepare two transactions that
-//! collide on a stranger's link. The **fee class** is ⌊log2(gas price)⌋: enough to decide what to
+//! A **short id** for a peer is SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input
+//! PRF", INDOCRYPT 2012) of the 32-byte transaction id under the 16-byte `tx_salt` of that peer's
+//! hello. A node is told of all transactions under its own salt, whoever tells it, so it keeps one
+//! index; what it asks for in `TxRequest` it names by the id it was told. The **fee class** is ⌊log2(gas price)⌋: enough to decide what to
 //! fetch first, and it tells nothing the transaction will not.
 
 use bytes::Bytes;
@@ -18,21 +19,24 @@ use ghost_proto::{
     limits::{ANNOUNCE_ENTRIES_MAX, TX_BATCH_MAX, TX_BYTES_MAX, TX_BYTES_MIN, TX_REQUEST_IDS_MAX},
 };
 
-use crate::writer::{Payload, PayloadError};
+use crate::{
+    bounds::count_entries,
+    writer::{Payload, PayloadError},
+};
 
 /// Size of a short id.
 pub const SHORT_ID_LEN: usize = 8;
 /// Size of an entry of an announcement.
 pub const ANNOUNCE_ENTRY_LEN: usize = SHORT_ID_LEN + 4 + 1;
 
-/// A transaction's name on one connection.
+/// A transaction's name towards the peer that is told of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShortId(pub u64);
 
 /// One announced transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TxAnnounceEntry {
-    /// Its name on this connection.
+    /// Its name under the salt of the peer that receives this.
     pub id: ShortId,
     /// Its length in bytes.
     pub bytes: u32,
@@ -60,23 +64,6 @@ pub struct TxRequest {
 pub struct Transactions {
     /// At most [`TX_BATCH_MAX`]; signatures are not checked by decoding.
     pub transactions: Vec<SignedTransaction>,
-}
-
-/// How many entries of `entry_len` bytes are left, between 1 and `max`.
-fn count_entries(
-    field: &'static str,
-    cursor: &Cursor,
-    entry_len: usize,
-    max: usize,
-) -> Result<usize, LayoutError> {
-    let (count, rest) = (cursor.remaining() / entry_len, cursor.remaining() % entry_len);
-    if rest != 0 {
-        return Err(LayoutError::Truncated { field, have: rest, need: entry_len - rest });
-    }
-    if count == 0 || count > max {
-        return Err(LayoutError::OutOfRange { field, value: count as u64, min: 1, max: max as u64 });
-    }
-    Ok(count)
 }
 
 impl Payload for TxAnnounce {

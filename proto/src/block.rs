@@ -30,7 +30,7 @@ use crate::{
     ids::{Address, BlockId, GenesisId},
     keys::{BadSignature, Domain, KeyPair, PublicKey, SIGNATURE_LEN, Signature},
     layout::{Cursor, LayoutError, put_var_bytes},
-    limits::{BLOCK_BODY_BYTES_MAX, BLOCK_TXS_MAX, TX_BYTES_MAX},
+    limits::{BLOCK_BODY_BYTES_MAX, BLOCK_TXS_MAX, TX_BYTES_MAX, TX_BYTES_MIN},
     merkle,
     receipt::Receipt,
     tx::SignedTransaction,
@@ -206,7 +206,9 @@ impl Block {
             });
         }
         let mut cursor = Cursor::new(body);
-        let mut transactions = Vec::with_capacity((header.tx_count as usize).min(cursor.remaining()));
+        // A count that the body cannot hold must not decide how much is allocated.
+        let fitting = cursor.remaining() / (TX_BYTES_MIN + 2);
+        let mut transactions = Vec::with_capacity((header.tx_count as usize).min(fitting));
         for _ in 0..header.tx_count {
             let bytes = cursor.var_bytes("transaction", TX_BYTES_MAX)?;
             transactions.push(SignedTransaction::parse(bytes)?);

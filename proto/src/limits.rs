@@ -16,7 +16,7 @@ pub const BLOCK_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const BLOCK_TXS_MAX: usize = BLOCK_BODY_BYTES_MAX / (TX_BYTES_MIN + 2);
 
 /// Most authorities of a chain. A finality certificate with all of them takes
-/// 80 + 128 × 66 = 8,528 bytes.
+/// 82 + 128 × 66 = 8,530 bytes.
 pub const AUTHORITIES_MAX: usize = 128;
 
 /// Longest name of a chain, in bytes of UTF-8.
@@ -47,6 +47,9 @@ pub const HELLO_STREAM_TYPES_MAX: usize = 64;
 
 /// Most protocol versions that a hello may list.
 pub const HELLO_VERSIONS_MAX: usize = 16;
+
+/// Most features that a hello may require.
+pub const HELLO_REQUIRED_MAX: usize = 16;
 
 /// Most block ids in a locator: 10 dense, then doubling steps reach back 2^50 blocks.
 pub const LOCATOR_IDS_MAX: usize = 64;

@@ -1,0 +1,347 @@
+//! Arbitrary contents of every kind survive encoding and decoding.
+
+use bytes::Bytes;
+use ghost_frames::{
+    Frame, FrameReader, StreamType,
+    block::{BlockAnnounce, BlocksRequest, WholeBlock},
+    consensus,
+    control::{Ping, Pong},
+    discovery::{Peers, PeersRequest},
+    frame::REGISTRY,
+    sync::{CertificateRequest, Headers, HeadersRequest},
+    tx::{ShortId, Transactions, TxAnnounce, TxAnnounceEntry, TxRequest},
+};
+use ghost_proto::{
+    BlockId, Checkpoint, FinalityCertificate, GenesisId, Header, KeyPair, Signature, Vote,
+    block::HeaderFields, limits::*, message as m, vote::Link,
+};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use crate::{samples::transfer, vectors::read_all};
+
+fn bytes(len: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), len).prop_map(Bytes::from)
+}
+
+fn id() -> impl Strategy<Value = BlockId> {
+    any::<[u8; 32]>().prop_map(BlockId)
+}
+
+fn text(max: usize) -> impl Strategy<Value = String> {
+    vec(any::<char>(), 0..max).prop_map(String::from_iter)
+}
+
+prop_compose! {
+    fn transaction()(seed in 0u8..4, nonce: u64, price: u64, payload in vec(any::<u8>(), 0..200)) -> ghost_proto::SignedTransaction {
+        transfer(&KeyPair::from_seed(&[seed; 32]), nonce, price, &payload)
+    }
+}
+
+prop_compose! {
+    fn fields()(
+        parent in id(), heights in any::<(u64, u64)>(), proposer: u16, tx_count in 0..=BLOCK_TXS_MAX as u32,
+        body_bytes in 0..=BLOCK_BODY_BYTES_MAX as u32, roots in any::<[[u8; 32]; 3]>(), gas_used: u64,
+    ) -> HeaderFields {
+        let (height, slot) = heights;
+        let [tx_root, receipt_root, state] = roots;
+        HeaderFields { parent, height, slot, proposer, tx_count, body_bytes, tx_root, receipt_root, state, gas_used }
+    }
+}
+
+fn seal(fields: HeaderFields) -> Header {
+    fields.seal(&GenesisId([7; 32]), &KeyPair::from_seed(&[1; 32]))
+}
+
+/// A chain: each the parent of the next.
+fn headers() -> impl Strategy<Value = Vec<Header>> {
+    vec(fields(), 0..6).prop_map(|all| {
+        let mut chain: Vec<Header> = Vec::new();
+        for mut fields in all {
+            if let Some(last) = chain.last() {
+                fields.parent = last.id();
+            }
+            chain.push(seal(fields));
+        }
+        chain
+    })
+}
+
+prop_compose! {
+    fn link()(source in 0u64..u64::MAX, above in 1u64.., ids in (id(), id())) -> Link {
+        Link {
+            source: Checkpoint { height: source, id: ids.0 },
+            target: Checkpoint { height: source.saturating_add(above), id: ids.1 },
+        }
+    }
+}
+
+fn signature() -> impl Strategy<Value = Signature> {
+    any::<[[u8; 32]; 2]>().prop_map(|halves| Signature(halves.concat().try_into().unwrap()))
+}
+
+fn block_ref() -> impl Strategy<Value = Option<m::BlockRef>> {
+    option::of((any::<u64>(), bytes(0..40), any::<u64>()).prop_map(|(height, id, slot)| m::BlockRef {
+        height,
+        id,
+        slot,
+    }))
+}
+
+prop_compose! {
+    fn hello()(
+        blobs in (bytes(0..40), bytes(0..2_049), bytes(0..40), bytes(0..193), bytes(0..20)),
+        lists in (vec(any::<u32>(), 0..=HELLO_VERSIONS_MAX), vec(any::<u32>(), 0..=HELLO_STREAM_TYPES_MAX),
+                  vec(any::<u32>(), 0..=HELLO_REQUIRED_MAX)),
+        user_agent in text(USER_AGENT_BYTES_MAX), numbers in any::<(u64, u64, u64)>(), role in 0..3,
+    ) -> m::Hello {
+        let (genesis, record, best_block, observed, tx_salt) = blobs;
+        let (versions, stream_types, required) = lists;
+        let (best_height, nonce, finalized_height) = numbers;
+        m::Hello {
+            genesis, versions, stream_types, user_agent, record, best_height, best_block, nonce, role, observed,
+            required, finalized_height, tx_salt,
+        }
+    }
+}
+
+prop_compose! {
+    fn status()(
+        texts in (text(20), text(64), text(100)), blobs in (bytes(0..40), bytes(0..40)),
+        numbers in any::<[u64; 6]>(), refs in (block_ref(), block_ref()),
+        sync in option::of(any::<(bool, u64)>()), mempool in option::of(any::<[u64; 4]>()),
+        peers in vec((text(10), text(10), text(10), any::<u32>()), 0..10),
+        listen in vec(text(60), 0..10), authority in option::of(any::<u32>()),
+        refusals in vec((text(20), any::<u64>()), 0..20),
+    ) -> m::Status {
+        m::Status {
+            version: texts.0, peer: blobs.0, genesis: blobs.1, chain_name: texts.1, chain_id: numbers[0],
+            head: refs.0, finalized: refs.1,
+            sync: sync.map(|(syncing, target_height)| m::Sync { syncing, target_height }),
+            peers: peers.into_iter()
+                .map(|(direction, network, role, count)| m::PeerCount { direction, network, role, count }).collect(),
+            mempool: mempool
+                .map(|[count, bytes, parked, gas_price_min]| m::MempoolStatus { count, bytes, parked, gas_price_min }),
+            uptime_ms: numbers[1], listen, authority, rss_bytes: numbers[2], time_unix_ms: numbers[3],
+            slot_ms: numbers[4], included_total: numbers[5],
+            refusals: refusals.into_iter().map(|(name, count)| m::Count { name, count }).collect(),
+            external_address: texts.2,
+        }
+    }
+}
+
+prop_compose! {
+    fn peer_info()(
+        peer in bytes(0..39), texts in (text(60), text(10), text(10), text(16)), numbers in any::<[u64; 4]>(),
+        rtt_us: u32, conduct: i32,
+    ) -> m::PeerInfo {
+        let (address, direction, role, user_agent) = texts;
+        let [connected_ms, best_height, bytes_in, bytes_out] = numbers;
+        m::PeerInfo { peer, address, direction, role, user_agent, connected_ms, best_height, rtt_us, bytes_in, bytes_out, conduct }
+    }
+}
+
+prop_compose! {
+    fn pending()(id in bytes(32), sender in bytes(20), numbers in any::<(u64, u64, u32, u64)>()) -> m::PendingTransaction {
+        let (nonce, gas_price, bytes, age_ms) = numbers;
+        m::PendingTransaction { id, sender, nonce, gas_price, bytes, age_ms }
+    }
+}
+
+fn command() -> impl Strategy<Value = Option<m::peer_command::What>> {
+    use m::peer_command::What;
+    option::of(prop_oneof![
+        text(60).prop_map(What::Add),
+        bytes(0..39).prop_map(What::Drop),
+        (bytes(0..39), any::<u64>()).prop_map(|(peer, seconds)| What::Ban(m::PeerBan { peer, seconds })),
+        bytes(0..39).prop_map(What::Unban),
+        bytes(0..39).prop_map(What::Explain),
+    ])
+}
+
+fn which() -> impl Strategy<Value = Option<m::block_request::Which>> {
+    use m::block_request::Which;
+    option::of(prop_oneof![
+        any::<u64>().prop_map(Which::Height),
+        bytes(0..33).prop_map(Which::Id),
+        any::<bool>().prop_map(Which::Head),
+    ])
+}
+
+fn boxed<T: Into<Frame> + std::fmt::Debug + 'static>(
+    strategy: impl Strategy<Value = T> + 'static,
+) -> BoxedStrategy<Frame> {
+    strategy.prop_map(Into::into).boxed()
+}
+
+/// Any frame of the kind with this name.
+fn any_of(name: &str) -> BoxedStrategy<Frame> {
+    match name {
+        "Hello" => boxed(hello()),
+        "Ping" => boxed(any::<u64>().prop_map(Ping)),
+        "Pong" => boxed(any::<u64>().prop_map(Pong)),
+        "TxAnnounce" => {
+            let entry = (any::<u64>(), TX_BYTES_MIN as u32..=TX_BYTES_MAX as u32, any::<u8>())
+                .prop_map(|(id, bytes, fee_class)| TxAnnounceEntry { id: ShortId(id), bytes, fee_class });
+            boxed(vec(entry, 1..=ANNOUNCE_ENTRIES_MAX).prop_map(|entries| TxAnnounce { entries }))
+        }
+        "TxRequest" => {
+            let ids = vec(any::<u64>().prop_map(ShortId), 1..=TX_REQUEST_IDS_MAX);
+            boxed(ids.prop_map(|ids| TxRequest { ids }))
+        }
+        "Transactions" => {
+            boxed(vec(transaction(), 0..12).prop_map(|transactions| Transactions { transactions }))
+        }
+        "BlockAnnounce" => boxed(fields().prop_map(|fields| BlockAnnounce(seal(fields)))),
+        "BlocksRequest" => boxed(vec(id(), 1..=BODIES_PER_REQUEST_MAX).prop_map(|ids| BlocksRequest { ids })),
+        "WholeBlock" => boxed((fields(), bytes(0..3_000)).prop_map(|(mut fields, body)| {
+            fields.body_bytes = body.len() as u32;
+            WholeBlock { header: seal(fields), body }
+        })),
+        "HeadersRequest" => boxed(
+            (1..=HEADERS_PER_ANSWER_MAX as u16, vec(id(), 1..=LOCATOR_IDS_MAX))
+                .prop_map(|(limit, locator)| HeadersRequest { limit, locator }),
+        ),
+        "Headers" => boxed(headers().prop_map(|headers| Headers { headers })),
+        "CertificateRequest" => boxed(Just(CertificateRequest)),
+        "Vote" => {
+            boxed((link(), any::<u16>(), signature()).prop_map(|(link, authority, signature)| {
+                consensus::Vote(Vote { link, authority, signature })
+            }))
+        }
+        "Certificate" => {
+            let signatures = proptest::collection::btree_map(any::<u16>(), signature(), 0..=AUTHORITIES_MAX);
+            boxed((link(), signatures).prop_map(|(link, signatures)| {
+                consensus::Certificate(FinalityCertificate {
+                    link,
+                    signatures: signatures.into_iter().collect(),
+                })
+            }))
+        }
+        "PeersRequest" => boxed((1..=PEERS_PER_ANSWER_MAX as u16).prop_map(|limit| PeersRequest { limit })),
+        "Peers" => boxed(
+            vec(bytes(0..=RECORD_BYTES_MAX), 0..=PEERS_PER_ANSWER_MAX).prop_map(|records| Peers { records }),
+        ),
+        "RpcFailure" => {
+            boxed((0..6, text(200), any::<u32>()).prop_map(|(code, message, retry_after_ms)| m::RpcFailure {
+                code,
+                message,
+                retry_after_ms,
+            }))
+        }
+        "StatusRequest" => boxed(Just(m::StatusRequest {})),
+        "Status" => boxed(status()),
+        "SubmitRequest" => {
+            boxed(vec(bytes(0..300), 0..30).prop_map(|transactions| m::SubmitRequest { transactions }))
+        }
+        "SubmitAnswer" => {
+            let result = (bytes(0..33), any::<bool>(), text(12), text(60)).prop_map(
+                |(id, accepted, reason, message)| m::SubmitResult { id, accepted, reason, message },
+            );
+            boxed(vec(result, 0..30).prop_map(|results| m::SubmitAnswer { results }))
+        }
+        "TransactionRequest" => boxed(bytes(0..33).prop_map(|id| m::TransactionRequest { id })),
+        "TransactionAnswer" => {
+            boxed((bytes(0..400), any::<(bool, u32, bool)>(), block_ref(), bytes(0..10)).prop_map(
+                |(transaction, (included, index, finalized), block, receipt)| m::TransactionAnswer {
+                    transaction,
+                    included,
+                    block,
+                    index,
+                    receipt,
+                    finalized,
+                },
+            ))
+        }
+        "BlockRequest" => {
+            boxed((which(), 0..4).prop_map(|(which, detail)| m::BlockRequest { which, detail }))
+        }
+        "BlockAnswer" => boxed(
+            (bytes(0..228), vec(bytes(32), 0..20), bytes(0..2_000), any::<(bool, bool, u64)>()).prop_map(
+                |(header, transaction_ids, body, (canonical, finalized, time_unix_ms))| m::BlockAnswer {
+                    header,
+                    transaction_ids,
+                    body,
+                    canonical,
+                    finalized,
+                    time_unix_ms,
+                },
+            ),
+        ),
+        "AccountRequest" => boxed(bytes(0..21).prop_map(|address| m::AccountRequest { address })),
+        "AccountAnswer" => boxed((bytes(0..21), bytes(0..17), any::<(u64, u64)>(), block_ref()).prop_map(
+            |(address, balance, (nonce, next_nonce), at)| m::AccountAnswer {
+                address,
+                balance,
+                nonce,
+                next_nonce,
+                at,
+            },
+        )),
+        "PendingRequest" => boxed(any::<u32>().prop_map(|limit| m::PendingRequest { limit })),
+        "PendingAnswer" => boxed(
+            (any::<(u64, u64)>(), vec(pending(), 0..30))
+                .prop_map(|((count, bytes), transactions)| m::PendingAnswer { count, bytes, transactions }),
+        ),
+        "PeersListRequest" => boxed(Just(m::PeersRequest {})),
+        "PeersList" => boxed(vec(peer_info(), 0..20).prop_map(|peers| m::PeersAnswer { peers })),
+        "PeerCommand" => boxed(command().prop_map(|what| m::PeerCommand { what })),
+        "PeerCommandAnswer" => {
+            let story = (any::<u64>(), text(10), text(40))
+                .prop_map(|(time_unix_ms, event, detail)| m::PeerStory { time_unix_ms, event, detail });
+            boxed(
+                (text(60), vec(story, 0..30))
+                    .prop_map(|(message, story)| m::PeerCommandAnswer { message, story }),
+            )
+        }
+        "HeadsRequest" => boxed(Just(m::HeadsRequest {})),
+        "HeadEvent" => boxed(
+            (bytes(0..228), block_ref(), any::<bool>())
+                .prop_map(|(header, finalized, reorganised)| m::HeadEvent { header, finalized, reorganised }),
+        ),
+        other => panic!("no arbitrary {other}"),
+    }
+}
+
+/// Any frame that may stand on a stream of this type.
+fn any_on(stream: StreamType) -> BoxedStrategy<Frame> {
+    let names: Vec<_> =
+        REGISTRY.iter().filter(|info| info.is_allowed_on(stream)).map(|info| info.name).collect();
+    select(names).prop_flat_map(any_of).boxed()
+}
+
+#[test]
+fn every_kind_survives_a_round_trip_with_any_contents() {
+    for info in REGISTRY {
+        proptest!(ProptestConfig::with_cases(128), |(frame in any_of(info.name))| {
+            let encoded = frame.encode();
+            prop_assert_eq!(encoded.kind(), info.kind);
+            for stream in info.streams {
+                prop_assert_eq!(read_all(*stream, encoded.bytes()), Ok(vec![frame.clone()]));
+            }
+        });
+    }
+}
+
+#[test]
+fn frames_that_come_byte_by_byte_are_those_that_come_at_once() {
+    for stream in StreamType::ALL {
+        proptest!(ProptestConfig::with_cases(32), |(frames in vec(any_on(*stream), 0..5), skipped in 0x2000u64..0x4000)| {
+            let mut wire = Vec::new();
+            for frame in &frames {
+                wire.extend_from_slice(frame.encode().bytes());
+                wire.extend_from_slice(ghost_frames::EncodedFrame::new(ghost_frames::Kind(skipped), &[1, 2, 3]).bytes());
+            }
+            prop_assert_eq!(read_all(*stream, &wire), Ok(frames.clone()));
+            let mut reader = FrameReader::new(*stream);
+            let mut one_by_one = Vec::new();
+            for byte in &wire {
+                reader.push(std::slice::from_ref(byte));
+                while let Some(frame) = reader.next().unwrap() {
+                    one_by_one.push(frame);
+                }
+            }
+            prop_assert_eq!(reader.finish(), Ok(()));
+            prop_assert_eq!(one_by_one, frames);
+        });
+    }
+}

@@ -1,0 +1,586 @@
+//! A small made-up chain and one or more frames of each kind from it.
+
+use bytes::Bytes;
+use ghost_frames::{
+    Frame, StreamType,
+    block::{BlockAnnounce, BlocksRequest, WholeBlock},
+    consensus, control, discovery, sync, tx,
+};
+use ghost_proto::{
+    Address, AuthoritySet, Block, BlockBuilder, BlockId, Checkpoint, FinalityCertificate, Genesis, Header,
+    KeyPair, Multiaddr, Outcome, PeerId, PeerRecord, Receipt, SignedTransaction, TxId, Vote, block,
+    message as m, record,
+    tx::{Action, Transaction},
+    vote::Link,
+};
+use siphasher::sip::SipHasher13;
+use std::{collections::BTreeMap, hash::Hasher};
+
+/// The salt of the peer to which the sampled announcements go.
+pub(crate) const SALT: [u8; 16] = *b"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f";
+
+/// A frame with what it says.
+pub(crate) struct Sample {
+    pub(crate) name: &'static str,
+    pub(crate) stream: StreamType,
+    pub(crate) frame: Frame,
+    pub(crate) meaning: String,
+}
+
+/// The chain all samples are of.
+pub(crate) struct World {
+    pub(crate) authorities: Vec<KeyPair>,
+    pub(crate) senders: [KeyPair; 2],
+    pub(crate) node: KeyPair,
+    pub(crate) genesis: Genesis,
+    /// In canonical order: two of one sender, one of the other.
+    pub(crate) transactions: Vec<SignedTransaction>,
+    pub(crate) receipts: Vec<Receipt>,
+    /// Height 1.
+    pub(crate) block: Block,
+    /// Height 2, empty.
+    pub(crate) next: Block,
+    /// After both blocks.
+    pub(crate) state: State,
+    pub(crate) record: PeerRecord,
+}
+
+/// The short id of a transaction for a peer with this salt.
+pub(crate) fn short_id(salt: &[u8; 16], id: &TxId) -> tx::ShortId {
+    let mut hasher = SipHasher13::new_with_key(salt);
+    hasher.write(&id.0);
+    tx::ShortId(hasher.finish())
+}
+
+/// What a transfer costs in gas: as in the EVM.
+pub(crate) fn intrinsic_gas(payload: &[u8]) -> u64 {
+    21_000 + payload.iter().map(|byte| if *byte == 0 { 4 } else { 16 }).sum::<u64>()
+}
+
+pub(crate) fn transfer(key: &KeyPair, nonce: u64, gas_price: u64, payload: &[u8]) -> SignedTransaction {
+    Transaction {
+        chain_id: 7,
+        sender_key: key.public(),
+        nonce,
+        gas_limit: 50_000,
+        gas_price,
+        action: Action::Transfer {
+            to: Address([0xaa; 20]),
+            value: 1_000_000,
+            payload: Bytes::copy_from_slice(payload),
+        },
+    }
+    .sign(key)
+    .unwrap()
+    .into_signed()
+}
+
+/// The state, by the rules of `WIRE.md` and nothing else: what a second implementation would write.
+pub(crate) struct State(pub(crate) BTreeMap<Address, (u64, u128)>);
+
+impl State {
+    pub(crate) fn of(genesis: &Genesis) -> Self {
+        Self(genesis.allocation.iter().map(|(address, balance)| (*address, (0, *balance))).collect())
+    }
+
+    /// A transfer whose sender can pay it.
+    fn execute(&mut self, tx: &SignedTransaction, proposer: &Address) {
+        let Action::Transfer { to, value, payload } = &tx.body().action;
+        let fee = u128::from(intrinsic_gas(payload)) * u128::from(tx.body().gas_price);
+        let sender = self.0.get_mut(&tx.sender()).unwrap();
+        assert_eq!(sender.0, tx.body().nonce);
+        *sender = (sender.0 + 1, sender.1 - fee - value);
+        self.0.entry(*to).or_default().1 += value;
+        self.0.entry(*proposer).or_default().1 += fee;
+    }
+
+    /// Key and value of each account that is not empty.
+    pub(crate) fn entries(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let accounts = self.0.iter().filter(|(_, account)| **account != (0, 0));
+        accounts
+            .map(|(address, (nonce, balance))| {
+                let value = [nonce.to_be_bytes().as_slice(), &balance.to_be_bytes()].concat();
+                ([[1].as_slice(), &address.0].concat(), value)
+            })
+            .collect()
+    }
+
+    pub(crate) fn commitment(&self) -> [u8; 32] {
+        lthash(&self.entries())
+    }
+}
+
+/// The commitment to a set of entries.
+pub(crate) fn lthash(entries: &[(Vec<u8>, Vec<u8>)]) -> [u8; 32] {
+    let mut lanes = [0u16; 1024];
+    for (key, value) in entries {
+        let mut bytes = [0; 2048];
+        blake3::Hasher::new_derive_key("ghost chain state entry v1")
+            .update(&(key.len() as u32).to_be_bytes())
+            .update(key)
+            .update(value)
+            .finalize_xof()
+            .fill(&mut bytes);
+        for (lane, pair) in lanes.iter_mut().zip(bytes.as_chunks::<2>().0) {
+            *lane = lane.wrapping_add(u16::from_le_bytes(*pair));
+        }
+    }
+    *blake3::hash(&lanes.map(u16::to_le_bytes).concat()).as_bytes()
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let key = |seed: u8| KeyPair::from_seed(&[seed; 32]);
+        let authorities: Vec<_> = (1..=4).map(key).collect();
+        let senders = [key(0x11), key(0x12)];
+        let genesis = Genesis {
+            name: "vectors".into(),
+            chain_id: 7,
+            time_unix_ms: 1_700_000_000_000,
+            slot_ms: 1_000,
+            gas_price_min: 1,
+            block_gas_max: 30_000_000,
+            block_bytes_max: 2 << 20,
+            authorities: AuthoritySet::new(authorities.iter().map(KeyPair::public).collect()).unwrap(),
+            allocation: senders.iter().map(|key| (key.address(), 1_000_000_000_000)).collect(),
+        };
+        let mut transactions = vec![
+            transfer(&senders[0], 0, 1, b""),
+            transfer(&senders[0], 1, 9, b"hello\0"),
+            transfer(&senders[1], 0, 2, b""),
+        ];
+        block::sort_canonically(&genesis.block_id(), &mut transactions);
+        let receipts: Vec<_> = transactions
+            .iter()
+            .map(|tx| Receipt { outcome: Outcome::Done, gas_used: intrinsic_gas(tx.body().payload()) })
+            .collect();
+        let mut state = State::of(&genesis);
+        for tx in &transactions {
+            state.execute(tx, &authorities[1].address());
+        }
+        let block = BlockBuilder {
+            parent: genesis.block_id(),
+            height: 1,
+            slot: 1,
+            proposer: 1,
+            transactions: transactions.clone(),
+            receipts: receipts.clone(),
+            state: state.commitment(),
+        }
+        .seal(&genesis.id(), &authorities[1]);
+        let next = BlockBuilder {
+            parent: block.header().id(),
+            height: 2,
+            slot: 2,
+            proposer: 2,
+            transactions: Vec::new(),
+            receipts: Vec::new(),
+            // Nothing was executed: the state is the parent's.
+            state: state.commitment(),
+        }
+        .seal(&genesis.id(), &authorities[2]);
+        let node = key(0x21);
+        let address: Multiaddr = "/ip4/192.0.2.7/udp/4001/quic-v1".parse().unwrap();
+        let record = PeerRecord::sign(&node, vec![address], 0x3ff, 3, 1_700_003_600).unwrap();
+        Self { authorities, senders, node, genesis, transactions, receipts, block, next, state, record }
+    }
+
+    pub(crate) fn peer(&self) -> PeerId {
+        record::peer_of(&self.node.public()).unwrap()
+    }
+
+    pub(crate) fn link(&self) -> Link {
+        let checkpoint = |header: &Header| Checkpoint { height: header.height, id: header.id() };
+        Link { source: checkpoint(self.block.header()), target: checkpoint(self.next.header()) }
+    }
+
+    pub(crate) fn vote(&self, authority: u16) -> Vote {
+        Vote::sign(self.link(), authority, &self.genesis.id(), &self.authorities[usize::from(authority)])
+    }
+
+    pub(crate) fn certificate(&self) -> FinalityCertificate {
+        FinalityCertificate {
+            link: self.link(),
+            signatures: [0, 1, 3].map(|authority| (authority, self.vote(authority).signature)).into(),
+        }
+    }
+
+    /// What a client that takes any chain says first.
+    pub(crate) fn client_hello(&self) -> m::Hello {
+        m::Hello {
+            versions: vec![1],
+            user_agent: "example/1.0".into(),
+            best_block: vec![0; 32].into(),
+            nonce: 0x0102_0304_0506_0708,
+            role: m::Role::Client.into(),
+            ..Default::default()
+        }
+    }
+
+    /// What the node says first.
+    pub(crate) fn node_hello(&self) -> m::Hello {
+        let observed: Multiaddr = "/ip4/198.51.100.9/udp/50000/quic-v1".parse().unwrap();
+        m::Hello {
+            genesis: Bytes::copy_from_slice(&self.genesis.id().0),
+            versions: vec![1],
+            stream_types: (0..10).collect(),
+            user_agent: "ghostd/0.1.0".into(),
+            record: self.record.bytes().clone(),
+            best_height: 2,
+            best_block: Bytes::copy_from_slice(&self.next.header().id().0),
+            nonce: 0x1112_1314_1516_1718,
+            role: m::Role::Node.into(),
+            observed: observed.to_vec().into(),
+            required: Vec::new(),
+            finalized_height: 1,
+            tx_salt: Bytes::copy_from_slice(&SALT),
+        }
+    }
+
+    fn block_ref(&self, header: &Header) -> m::BlockRef {
+        m::BlockRef { height: header.height, id: id(&header.id()), slot: header.slot }
+    }
+
+    pub(crate) fn status(&self) -> m::Status {
+        m::Status {
+            version: "0.1.0".into(),
+            peer: self.peer().to_bytes().into(),
+            genesis: Bytes::copy_from_slice(&self.genesis.id().0),
+            chain_name: "vectors".into(),
+            chain_id: 7,
+            head: Some(self.block_ref(self.next.header())),
+            finalized: Some(self.block_ref(self.block.header())),
+            sync: Some(m::Sync { syncing: false, target_height: 2 }),
+            peers: vec![m::PeerCount {
+                direction: "inbound".into(),
+                network: "ip4".into(),
+                role: "client".into(),
+                count: 1,
+            }],
+            mempool: Some(m::MempoolStatus { count: 0, bytes: 0, parked: 0, gas_price_min: 1 }),
+            uptime_ms: 60_000,
+            listen: vec![format!("/ip4/0.0.0.0/udp/4001/quic-v1/p2p/{}", self.peer())],
+            authority: Some(0),
+            rss_bytes: 50 << 20,
+            time_unix_ms: 1_700_000_002_500,
+            slot_ms: 1_000,
+            included_total: 3,
+            refusals: vec![m::Count { name: "busy".into(), count: 2 }],
+            external_address: String::new(),
+        }
+    }
+
+    /// At least one frame of each kind.
+    pub(crate) fn samples(&self) -> Vec<Sample> {
+        let mut samples = self.overlay_samples();
+        samples.extend(self.rpc_samples());
+        samples
+    }
+
+    fn overlay_samples(&self) -> Vec<Sample> {
+        use StreamType::{BlockFetch, BlockPush, Consensus, Control, Discovery, Sync, TxFetch, TxPush};
+        let (first, second) = (&self.transactions[0], &self.transactions[1]);
+        let entry = |tx: &SignedTransaction| tx::TxAnnounceEntry {
+            id: short_id(&SALT, &tx.id()),
+            bytes: tx.bytes().len() as u32,
+            fee_class: tx.body().gas_price.max(1).ilog2() as u8,
+        };
+        let whole = |block: &Block| {
+            let mut bytes = Bytes::from(block.encode());
+            let body = bytes.split_off(block::HEADER_LEN);
+            WholeBlock { header: block.header().clone(), body }
+        };
+        let headers = vec![self.block.header().clone(), self.next.header().clone()];
+        let (one, two) = (self.block.header().id(), self.next.header().id());
+        vec![
+            sample(
+                "hello of a client",
+                Control,
+                self.client_hello(),
+                "a client that takes any chain: no genesis, no salt, no record, serves nothing; best block of 32 zero bytes; nonce 0x0102030405060708",
+            ),
+            sample(
+                "hello of a node",
+                Control,
+                self.node_hello(),
+                "a node that serves all ten stream types, best height 2, final height 1, with its record, the address it sees the other side at (/ip4/198.51.100.9/udp/50000/quic-v1) and the salt 000102…0f",
+            ),
+            sample("ping", Control, control::Ping(0x0123_4567_89ab_cdef), "number 0x0123456789abcdef"),
+            sample("pong", Control, control::Pong(0x0123_4567_89ab_cdef), "the answer to that ping"),
+            sample(
+                "announce two transactions",
+                TxPush,
+                tx::TxAnnounce { entries: vec![entry(first), entry(second)] },
+                "the first two transactions of the block of height 1, by short id under the salt 000102…0f, with length and fee class",
+            ),
+            sample(
+                "request two transactions",
+                TxFetch,
+                tx::TxRequest { ids: vec![entry(first).id, entry(second).id] },
+                "the same two short ids, asked for by the side whose salt it is",
+            ),
+            sample(
+                "no transactions",
+                TxFetch,
+                tx::Transactions::default(),
+                "an answer: none of them is to be had",
+            ),
+            sample(
+                "two transactions",
+                TxPush,
+                tx::Transactions { transactions: vec![first.clone(), second.clone()] },
+                "the same two, whole",
+            ),
+            sample(
+                "announce a block",
+                BlockPush,
+                BlockAnnounce(self.block.header().clone()),
+                "the header of the block of height 1",
+            ),
+            sample(
+                "request two blocks",
+                BlockFetch,
+                BlocksRequest { ids: vec![one, two] },
+                "the blocks of heights 1 and 2",
+            ),
+            sample(
+                "request blocks while behind",
+                Sync,
+                BlocksRequest { ids: vec![one] },
+                "the same frame may stand on a sync stream",
+            ),
+            sample(
+                "a block with three transactions",
+                BlockFetch,
+                whole(&self.block),
+                "the block of height 1",
+            ),
+            sample("an empty block", Sync, whole(&self.next), "the block of height 2: a header and no body"),
+            sample(
+                "request headers",
+                Sync,
+                sync::HeadersRequest { limit: 512, locator: vec![one, BlockId(self.genesis.id().0)] },
+                "at most 512 headers after the block of height 1, or else after genesis",
+            ),
+            sample("two headers", Sync, sync::Headers { headers }, "heights 1 and 2"),
+            sample("no headers", Sync, sync::Headers::default(), "nothing follows what the locator names"),
+            sample("request the certificate", Sync, sync::CertificateRequest, "no payload"),
+            sample(
+                "vote",
+                Consensus,
+                consensus::Vote(self.vote(3)),
+                "authority 3: source height 1, target height 2",
+            ),
+            sample(
+                "certificate",
+                Consensus,
+                consensus::Certificate(self.certificate()),
+                "authorities 0, 1 and 3 of four on the link from height 1 to height 2: height 2 is justified, height 1 final",
+            ),
+            sample("request peers", Discovery, discovery::PeersRequest { limit: 32 }, "at most 32 records"),
+            sample(
+                "one peer",
+                Discovery,
+                discovery::Peers { records: vec![self.record.bytes().clone()] },
+                "one record",
+            ),
+            sample("no peers", Discovery, discovery::Peers::default(), "none known"),
+        ]
+    }
+
+    fn rpc_samples(&self) -> Vec<Sample> {
+        use StreamType::{Events, Rpc};
+        let tx = &self.transactions[0];
+        let header = self.block.header();
+        let body = self.block.encode().split_off(block::HEADER_LEN);
+        let address = Bytes::copy_from_slice(self.senders[0].address().as_bytes());
+        let balance = |amount: u128| Bytes::copy_from_slice(&amount.to_be_bytes());
+        let peer: Bytes = self.peer().to_bytes().into();
+        vec![
+            sample(
+                "failure",
+                Rpc,
+                m::RpcFailure {
+                    code: m::RpcCode::RpcBusy.into(),
+                    message: "64 requests are being served".into(),
+                    retry_after_ms: 250,
+                },
+                "busy; ask again after 250 ms",
+            ),
+            sample("status request", Rpc, m::StatusRequest {}, "no payload"),
+            sample("status", Rpc, self.status(), "head at height 2, final height 1, one client connected"),
+            sample(
+                "submit request",
+                Rpc,
+                m::SubmitRequest { transactions: vec![tx.bytes().clone()] },
+                "one transaction",
+            ),
+            sample(
+                "submit answer",
+                Rpc,
+                m::SubmitAnswer {
+                    results: vec![
+                        m::SubmitResult { id: id(&tx.id()), accepted: true, ..Default::default() },
+                        m::SubmitResult {
+                            reason: "malformed".into(),
+                            message: "`action` is 9, allowed is 1 to 1".into(),
+                            ..Default::default()
+                        },
+                    ],
+                },
+                "the first was accepted; the second does not parse, so it has no id",
+            ),
+            sample("transaction request", Rpc, m::TransactionRequest { id: id(&tx.id()) }, "by id"),
+            sample(
+                "transaction answer",
+                Rpc,
+                m::TransactionAnswer {
+                    transaction: tx.bytes().clone(),
+                    included: true,
+                    block: Some(self.block_ref(header)),
+                    index: 0,
+                    receipt: Bytes::copy_from_slice(&self.receipts[0].encode()),
+                    finalized: true,
+                },
+                "included at height 1 as the first, final",
+            ),
+            sample(
+                "block request by height",
+                Rpc,
+                m::BlockRequest {
+                    which: Some(m::block_request::Which::Height(1)),
+                    detail: m::BlockDetail::Full.into(),
+                },
+                "height 1 with its body",
+            ),
+            sample(
+                "block request by id",
+                Rpc,
+                m::BlockRequest {
+                    which: Some(m::block_request::Which::Id(id(&header.id()))),
+                    detail: m::BlockDetail::Ids.into(),
+                },
+                "by id, with transaction ids",
+            ),
+            sample(
+                "block request for the head",
+                Rpc,
+                m::BlockRequest {
+                    which: Some(m::block_request::Which::Head(true)),
+                    detail: m::BlockDetail::Header.into(),
+                },
+                "the canonical head, header only",
+            ),
+            sample(
+                "block answer",
+                Rpc,
+                m::BlockAnswer {
+                    header: header.bytes().clone(),
+                    transaction_ids: self.transactions.iter().map(|tx| id(&tx.id())).collect(),
+                    body: body.into(),
+                    canonical: true,
+                    finalized: true,
+                    time_unix_ms: self.genesis.slot_start_unix_ms(header.slot),
+                },
+                "the block of height 1, with ids and body",
+            ),
+            sample(
+                "account request",
+                Rpc,
+                m::AccountRequest { address: address.clone() },
+                "an account by address",
+            ),
+            sample(
+                "account answer",
+                Rpc,
+                m::AccountAnswer {
+                    address,
+                    balance: balance(999_999),
+                    nonce: 2,
+                    next_nonce: 3,
+                    at: Some(self.block_ref(self.next.header())),
+                },
+                "999,999 base units; two transactions included and one pending",
+            ),
+            sample("pending request", Rpc, m::PendingRequest { limit: 10 }, "at most ten rows"),
+            sample(
+                "pending answer",
+                Rpc,
+                m::PendingAnswer {
+                    count: 1,
+                    bytes: 167,
+                    transactions: vec![m::PendingTransaction {
+                        id: id(&tx.id()),
+                        sender: Bytes::copy_from_slice(tx.sender().as_bytes()),
+                        nonce: tx.body().nonce,
+                        gas_price: tx.body().gas_price,
+                        bytes: tx.bytes().len() as u32,
+                        age_ms: 120,
+                    }],
+                },
+                "one pending transaction",
+            ),
+            sample("peers list request", Rpc, m::PeersRequest {}, "no payload"),
+            sample(
+                "peers list",
+                Rpc,
+                m::PeersAnswer {
+                    peers: vec![m::PeerInfo {
+                        peer: peer.clone(),
+                        address: "/ip4/192.0.2.7/udp/4001/quic-v1".into(),
+                        direction: "outbound".into(),
+                        role: "node".into(),
+                        user_agent: "ghostd/0.1.0".into(),
+                        connected_ms: 5_000,
+                        best_height: 2,
+                        rtt_us: 350,
+                        bytes_in: 4_096,
+                        bytes_out: 2_048,
+                        conduct: -10,
+                    }],
+                },
+                "one connected peer",
+            ),
+            sample(
+                "peer command",
+                Rpc,
+                m::PeerCommand {
+                    what: Some(m::peer_command::What::Ban(m::PeerBan { peer, seconds: 3_600 })),
+                },
+                "ban a peer for an hour",
+            ),
+            sample(
+                "peer command answer",
+                Rpc,
+                m::PeerCommandAnswer {
+                    message: "banned for 1 h".into(),
+                    story: vec![m::PeerStory {
+                        time_unix_ms: 1_700_000_002_500,
+                        event: "banned".into(),
+                        detail: "by the operator".into(),
+                    }],
+                },
+                "done, with one line of the peer's story",
+            ),
+            sample("heads request", Events, m::HeadsRequest {}, "no payload"),
+            sample(
+                "head event",
+                Events,
+                m::HeadEvent {
+                    header: self.next.header().bytes().clone(),
+                    finalized: Some(self.block_ref(header)),
+                    reorganised: false,
+                },
+                "the head is at height 2; height 1 is final",
+            ),
+        ]
+    }
+}
+
+fn id(id: &impl AsRef<[u8]>) -> Bytes {
+    Bytes::copy_from_slice(id.as_ref())
+}
+
+fn sample(name: &'static str, stream: StreamType, frame: impl Into<Frame>, meaning: &str) -> Sample {
+    Sample { name, stream, frame: frame.into(), meaning: meaning.into() }
+}
