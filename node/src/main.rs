@@ -1,3 +1,7 @@
 //! The ghostd daemon.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ghost_node::cli::main(std::env::args_os())
+}

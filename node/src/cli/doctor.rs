@@ -1,0 +1,143 @@
+//! `ghostd doctor`.
+
+use std::{process::ExitCode, time::Instant};
+
+use clap::Args;
+use ghost_proto::message;
+use serde_json::{Value, json};
+
+use super::{
+    Globals,
+    connect::{clock_ahead_ms, connect, dial},
+    output::{Failure, Out, unix_ms_now},
+};
+use crate::{
+    config::Config,
+    doctor::{self, Check, Verdict},
+    home::{Home, HomeError, fresh_key},
+};
+
+/// Peers whose clock is looked at; each costs one connection.
+const CLOCKS_MAX: usize = 3;
+
+/// `ghostd doctor`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  ghostd doctor --home a\n\nExit code 1 if something is bad; warnings leave it at 0."
+)]
+pub struct DoctorArgs {}
+
+pub(super) async fn run(globals: &Globals, _args: &DoctorArgs, out: &Out) -> Result<ExitCode, Failure> {
+    let checks = match (&globals.node, Home::open(globals.home_root())) {
+        (_, Ok(home)) => check_home(globals, &home).await,
+        // A node that is asked for by its address is looked at from outside.
+        (Some(_), Err(_)) => check_node(globals).await,
+        (None, Err(error)) => return Err(error.into()),
+    };
+    let worst = checks.iter().map(|check| check.verdict).max().unwrap_or(Verdict::Good);
+    let rows: Vec<Value> = checks
+        .iter()
+        .map(|check| {
+            let mend = (!check.mend.is_empty()).then_some(&check.mend);
+            json!({ "check": check.name, "verdict": check.verdict.name(), "seen": check.seen, "mend": mend })
+        })
+        .collect();
+    let mut text = String::new();
+    for check in &checks {
+        text += &format!("{:<8} {:<12} {}\n", check.verdict.name(), check.name, check.seen);
+        if !check.mend.is_empty() {
+            text += &format!("{:<21} to mend: {}\n", "", check.mend);
+        }
+    }
+    out.answer(&json!({ "healthy": worst != Verdict::Bad, "checks": rows }), text)?;
+    Ok(if worst == Verdict::Bad { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+async fn check_home(globals: &Globals, home: &Home) -> Vec<Check> {
+    let running = match home.running() {
+        Ok(running) => running.is_some(),
+        Err(_) => false,
+    };
+    let (check, config) = doctor::config(home);
+    let mut checks = vec![check, doctor::genesis(home)];
+    if let Some(config) = &config {
+        checks.push(doctor::keys(home, config));
+        checks.push(doctor::ports(config, running));
+    }
+    checks.push(doctor::store(home, running));
+    checks.push(doctor::disk(home));
+    checks.push(doctor::descriptors());
+    checks.push(doctor::clock(home, unix_ms_now()));
+    if running || globals.node.is_some() {
+        checks.extend(check_node(globals).await);
+    } else {
+        checks.push(Check {
+            name: "node",
+            verdict: Verdict::Warning,
+            seen: HomeError::NotRunning(home.root().into())
+                .to_string()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .into(),
+            mend: format!("start it: ghostd run --home {}", home.root().display()),
+        });
+    }
+    checks.extend(check_clocks(globals, config.as_ref(), running).await);
+    checks
+}
+
+async fn check_node(globals: &Globals) -> Vec<Check> {
+    let asked = async {
+        let connected = connect(globals).await?;
+        let started = Instant::now();
+        let status = connected.client.status().await?;
+        let took = started.elapsed();
+        connected.client.close().await;
+        Ok::<_, Failure>((status, took))
+    };
+    match asked.await {
+        Ok((status, took)) => doctor::node(&status, took),
+        Err(failure) => vec![Check {
+            name: "node",
+            verdict: Verdict::Bad,
+            seen: failure.text().into(),
+            mend: "look at the last lines of its log; restart it if it hangs".into(),
+        }],
+    }
+}
+
+/// Compares our clock with those of peers: the connected ones if our node tells them, else the static
+/// ones of the settings.
+async fn check_clocks(globals: &Globals, config: Option<&Config>, running: bool) -> Vec<Check> {
+    let mut addresses = Vec::new();
+    if running && let Ok(connected) = connect(globals).await {
+        if let Ok(answer) = connected.client.peers().await {
+            // Only those that we dialled have an address that can be dialled.
+            let dialled = answer.peers.iter().filter(|peer| peer.direction == "outbound");
+            addresses.extend(dialled.filter_map(|peer| peer.address.parse().ok()));
+        }
+        connected.client.close().await;
+    }
+    if addresses.is_empty()
+        && let Some(config) = config
+    {
+        addresses.extend(config.network.peers.iter().cloned());
+    }
+    let Ok(key) = fresh_key() else { return Vec::new() };
+    let mut checks = Vec::new();
+    for address in addresses.into_iter().take(CLOCKS_MAX) {
+        let Ok((client, _)) = dial(&key, std::slice::from_ref(&address), globals.timeout).await else {
+            continue;
+        };
+        let started = Instant::now();
+        let status: Result<message::Status, _> = client.status().await;
+        let round_trip_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        client.close().await;
+        if let Ok(status) = status {
+            let ahead = clock_ahead_ms(&status, round_trip_ms);
+            checks.push(doctor::clock_beside(&address.to_string(), ahead, round_trip_ms / 2 + 1));
+        }
+    }
+    checks
+}

@@ -1,0 +1,151 @@
+//! `ghostd peers`.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::{Args, Subcommand};
+use ghost_proto::{Multiaddr, PeerId, message};
+use message::peer_command::What;
+use multiaddr::Protocol;
+use serde_json::{Value, json};
+
+use super::{
+    Globals,
+    connect::{connect, peer_text},
+    output::{Failure, Out, Table, bytes_for_people, duration_for_people, unix_ms_now},
+    parse_duration,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  ghostd peers
+  ghostd peers add /ip4/203.0.113.7/udp/4001/quic-v1/p2p/12D3KooW…
+  ghostd peers ban 12D3KooW… --for 1h
+  ghostd peers explain 12D3KooW…          why it is (not) connected, and what it did
+
+Only a node's operator may do this: whoever holds operator.key of its home, or is listed in rpc.operators.";
+
+/// `ghostd peers`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct PeersArgs {
+    #[command(subcommand)]
+    command: Option<PeersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum PeersCommand {
+    /// Connected peers (this is the default)
+    List,
+    /// Dial a peer, and stay connected to it until the node restarts
+    Add {
+        /// Ends in /p2p/ and the PeerId
+        address: Multiaddr,
+    },
+    /// Close the connection to a peer
+    Drop {
+        /// 12D3KooW…
+        peer: PeerId,
+    },
+    /// Close the connection to a peer and refuse it from now on
+    Ban {
+        /// 12D3KooW…
+        peer: PeerId,
+        /// For how long [default: for good]
+        #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+        duration: Option<Duration>,
+    },
+    /// Take a ban back
+    Unban {
+        /// 12D3KooW…
+        peer: PeerId,
+    },
+    /// What is known of a peer, and why
+    Explain {
+        /// 12D3KooW…
+        peer: PeerId,
+    },
+}
+
+pub(super) async fn run(globals: &Globals, args: PeersArgs, out: &Out) -> Result<ExitCode, Failure> {
+    let bytes = |peer: PeerId| peer.to_bytes().into();
+    let what = match args.command.unwrap_or(PeersCommand::List) {
+        PeersCommand::List => return list(globals, out).await,
+        PeersCommand::Add { address } => {
+            if !matches!(address.iter().last(), Some(Protocol::P2p(_))) {
+                return Err(Failure::usage(format!("{address} does not say whom to expect there"))
+                    .hint("end it with /p2p/ and the PeerId, as `ghostd status` of that node shows it"));
+            }
+            What::Add(address.to_string())
+        }
+        PeersCommand::Drop { peer } => What::Drop(bytes(peer)),
+        PeersCommand::Ban { peer, duration } => {
+            let seconds = duration.map_or(0, |duration| duration.as_secs().max(1));
+            What::Ban(message::PeerBan { peer: bytes(peer), seconds })
+        }
+        PeersCommand::Unban { peer } => What::Unban(bytes(peer)),
+        PeersCommand::Explain { peer } => What::Explain(bytes(peer)),
+    };
+    let connected = connect(globals).await?;
+    let answer = connected.client.peer_command(message::PeerCommand { what: Some(what) }).await?;
+    connected.client.close().await;
+    let story: Vec<Value> = answer
+        .story
+        .iter()
+        .map(|event| json!({ "time_unix_ms": event.time_unix_ms, "event": event.event, "detail": event.detail }))
+        .collect();
+    let mut text = answer.message.clone();
+    let now = unix_ms_now();
+    for event in &answer.story {
+        let ago = duration_for_people(now.saturating_sub(event.time_unix_ms));
+        text += &format!("\n  {ago:>12} ago  {}  {}", event.event, event.detail);
+    }
+    out.answer(&json!({ "message": answer.message, "story": story }), text)
+}
+
+async fn list(globals: &Globals, out: &Out) -> Result<ExitCode, Failure> {
+    let connected = connect(globals).await?;
+    let answer = connected.client.peers().await?;
+    connected.client.close().await;
+    let rows: Vec<Value> = answer
+        .peers
+        .iter()
+        .map(|peer| {
+            json!({
+                "peer_id": peer_text(&peer.peer), "address": peer.address, "direction": peer.direction,
+                "role": peer.role, "user_agent": peer.user_agent, "connected_ms": peer.connected_ms,
+                "best_height": peer.best_height, "rtt_us": peer.rtt_us, "bytes_in": peer.bytes_in,
+                "bytes_out": peer.bytes_out, "conduct": peer.conduct,
+            })
+        })
+        .collect();
+    let mut table = Table::new([
+        "PEER",
+        "DIRECTION",
+        "ROLE",
+        "HEIGHT",
+        "RTT",
+        "IN",
+        "OUT",
+        "SINCE",
+        "CONDUCT",
+        "ADDRESS",
+    ]);
+    for peer in &answer.peers {
+        table.row([
+            peer_text(&peer.peer),
+            peer.direction.clone(),
+            peer.role.clone(),
+            peer.best_height.to_string(),
+            format!("{:.1} ms", f64::from(peer.rtt_us) / 1_000.0),
+            bytes_for_people(peer.bytes_in),
+            bytes_for_people(peer.bytes_out),
+            duration_for_people(peer.connected_ms),
+            peer.conduct.to_string(),
+            peer.address.clone(),
+        ]);
+    }
+    if answer.peers.is_empty() {
+        return out.answer(&json!({ "peers": rows }), "no peers; add one: ghostd peers add MULTIADDR");
+    }
+    out.answer(&json!({ "peers": rows }), table)
+}

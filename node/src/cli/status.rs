@@ -1,0 +1,155 @@
+//! `ghostd status`.
+
+use std::{fmt::Write, process::ExitCode};
+
+use ghost_proto::message;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Globals,
+    connect::{block_ref_json, block_ref_text, connect, peer_text},
+    output::{Failure, Out, bytes_for_people, duration_for_people},
+};
+
+pub(super) async fn run(globals: &Globals, out: &Out) -> Result<ExitCode, Failure> {
+    let connected = connect(globals).await?;
+    let status = connected.client.status().await?;
+    connected.client.close().await;
+    out.answer(&to_json(&status), to_text(&status))
+}
+
+/// How many peers a status counts that are nodes.
+pub(crate) fn node_peers(status: &message::Status) -> u32 {
+    status.peers.iter().filter(|row| row.role == "node").map(|row| row.count).sum()
+}
+
+fn to_json(status: &message::Status) -> Value {
+    let sync = status.sync.unwrap_or_default();
+    let mempool = status.mempool.unwrap_or_default();
+    let peers: Vec<Value> = status
+        .peers
+        .iter()
+        .map(|row| {
+            json!({ "direction": row.direction, "network": row.network, "role": row.role, "count": row.count })
+        })
+        .collect();
+    let refusals: Map<String, Value> =
+        status.refusals.iter().map(|row| (row.name.clone(), row.count.into())).collect();
+    json!({
+        "version": status.version,
+        "peer_id": peer_text(&status.peer),
+        "chain": { "name": status.chain_name, "id": status.chain_id, "genesis": hex::encode(&status.genesis) },
+        "head": block_ref_json(status.head.as_ref()),
+        "finalized": block_ref_json(status.finalized.as_ref()),
+        "sync": { "syncing": sync.syncing, "target_height": sync.target_height },
+        "peers_total": node_peers(status),
+        "peers": peers,
+        "mempool": {
+            "count": mempool.count, "bytes": mempool.bytes, "parked": mempool.parked,
+            "gas_price_min": mempool.gas_price_min,
+        },
+        "included_total": status.included_total,
+        "uptime_ms": status.uptime_ms,
+        "listen": status.listen,
+        "external_address": (!status.external_address.is_empty()).then_some(&status.external_address),
+        "authority": status.authority,
+        "rss_bytes": status.rss_bytes,
+        "time_unix_ms": status.time_unix_ms,
+        "slot_ms": status.slot_ms,
+        "refusals": refusals,
+    })
+}
+
+fn to_text(status: &message::Status) -> String {
+    let sync = status.sync.unwrap_or_default();
+    let mempool = status.mempool.unwrap_or_default();
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<11} {value}");
+    };
+    line("node", format!("{} (ghostd {})", peer_text(&status.peer), status.version));
+    line("chain", format!("{} (id {}, slots of {} ms)", status.chain_name, status.chain_id, status.slot_ms));
+    line("head", block_ref_text(status.head.as_ref()));
+    line("finalized", block_ref_text(status.finalized.as_ref()));
+    let head = status.head.as_ref().map_or(0, |head| head.height);
+    line(
+        "sync",
+        if sync.syncing {
+            format!("catching up: {head} of {}", sync.target_height)
+        } else {
+            "in step".into()
+        },
+    );
+    let peers: Vec<String> = status
+        .peers
+        .iter()
+        .filter(|row| row.count > 0)
+        .map(|row| format!("{} {} {} over {}", row.count, row.direction, row.role, row.network))
+        .collect();
+    line(
+        "peers",
+        format!(
+            "{} ({})",
+            node_peers(status),
+            if peers.is_empty() { "none".into() } else { peers.join(", ") }
+        ),
+    );
+    line(
+        "mempool",
+        format!(
+            "{} transactions, {}, {} of them parked; gas price from {}",
+            mempool.count,
+            bytes_for_people(mempool.bytes),
+            mempool.parked,
+            mempool.gas_price_min
+        ),
+    );
+    line("included", format!("{} transactions", status.included_total));
+    line("role", status.authority.map_or("follower".into(), |index| format!("authority {index}")));
+    line("uptime", duration_for_people(status.uptime_ms));
+    line("memory", bytes_for_people(status.rss_bytes));
+    for (index, address) in status.listen.iter().enumerate() {
+        line(if index == 0 { "listens on" } else { "" }, address.clone());
+    }
+    if !status.external_address.is_empty() {
+        line("seen at", status.external_address.clone());
+    }
+    for (index, row) in status.refusals.iter().enumerate() {
+        line(if index == 0 { "refusals" } else { "" }, format!("{} {}", row.count, row.name));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_not_counted_as_peers() {
+        let row = |role: &str, count| message::PeerCount {
+            direction: "inbound".into(),
+            network: "ip4".into(),
+            role: role.into(),
+            count,
+        };
+        let status = message::Status {
+            peers: vec![row("node", 2), row("client", 5), row("node", 1)],
+            ..Default::default()
+        };
+        assert_eq!(node_peers(&status), 3);
+        assert_eq!(to_json(&status)["peers_total"], 3);
+    }
+
+    #[test]
+    fn an_empty_status_is_shown_without_a_panic() {
+        let status = message::Status::default();
+        assert!(to_text(&status).contains("head        none"));
+        let value = to_json(&status);
+        assert_eq!(value["head"], Value::Null);
+        assert_eq!(value["authority"], Value::Null);
+        assert_eq!(value["external_address"], Value::Null);
+        for key in ["version", "chain", "sync", "peers", "mempool", "uptime_ms", "listen", "refusals"] {
+            assert!(value.get(key).is_some(), "{key}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Every setting there is: type, meaning, cost, bounds and default, once.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ghost_proto::{Multiaddr, PeerId};
+
+use super::{
+    ConfigError, Layers,
+    value::{Field, Kind, LogFormat, Role},
+};
+
+/// From one list: the typed structs, their documentation, [`FIELDS`] and the reader.
+macro_rules! settings {
+    ($(
+        $(#[doc = $section_doc:literal])*
+        $section:ident: $Section:ident {
+            $($(#[doc = $doc:literal])* $field:ident: $type:ty, $kind:expr, default $default:literal;)*
+        }
+    )*) => {
+        $(
+            $(#[doc = $section_doc])*
+            #[derive(Debug, Clone, PartialEq)]
+            pub struct $Section {
+                $(
+                    $(#[doc = $doc])*
+                    #[doc = concat!("\nDefault: `", $default, "`. Bounds: `", stringify!($kind), "`.")]
+                    pub $field: $type,
+                )*
+            }
+        )*
+
+        /// All settings of a node, checked.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Config {
+            $($(#[doc = $section_doc])* pub $section: $Section,)*
+        }
+
+        /// Every setting, in the order in which the file shows them.
+        pub const FIELDS: &[Field] = &[$($(Field {
+            section: stringify!($section),
+            name: stringify!($field),
+            doc: concat!($($doc, "\n"),*),
+            kind: $kind,
+            default: $default,
+        },)*)*];
+
+        impl Config {
+            pub(super) fn from_layers(layers: &Layers) -> Result<Self, ConfigError> {
+                Ok(Self {
+                    $($section: $Section {
+                        $($field: layers.read(concat!(stringify!($section), ".", stringify!($field)))?,)*
+                    },)*
+                })
+            }
+        }
+    };
+}
+
+settings! {
+    /// Connections to other peers.
+    network: Network {
+        /// Where to listen for QUIC. Port 0 takes any free one. Empty: dial only.
+        /// Each address costs one UDP socket.
+        listen: Vec<Multiaddr>, Kind::List("multiaddrs like /ip4/0.0.0.0/udp/4001/quic-v1"),
+            default r#"["/ip4/0.0.0.0/udp/4001/quic-v1"]"#;
+        /// Peers to stay connected to, dialled again whenever they are lost; with /p2p/ and their PeerId.
+        /// They count as outbound peers.
+        peers: Vec<Multiaddr>, Kind::List("multiaddrs that end in /p2p/12D3KooW…"), default "[]";
+        /// Where others reach this node, if it cannot see that itself (behind NAT or a proxy).
+        /// Empty: what peers report is used. A wrong one costs every inbound peer.
+        external_address: Option<Multiaddr>, Kind::Text("a multiaddr, or empty"), default r#""""#;
+        /// Look for further peers by asking those that are known. Off: only `peers` are dialled.
+        discovery: bool, Kind::Flag, default "true";
+        /// Peers that may be connected because they dialled us.
+        /// Each may make the node hold up to about 4 MiB, so 100 of them 400 MiB at worst; idle ones take about 50 KiB.
+        inbound_max: u32, Kind::Whole { min: 0, max: 4096, unit: "connections" }, default "100";
+        /// Peers the node dials by itself. More make it harder to cut the node off; each costs upload for relay.
+        outbound_max: u32, Kind::Whole { min: 0, max: 256, unit: "connections" }, default "16";
+    }
+    /// Remote calls.
+    rpc: Rpc {
+        /// Answer calls (status, blocks, accounts, submitting) of programs that are not this node's operator.
+        /// Off: only operators are answered; peers still get blocks and transactions.
+        strangers: bool, Kind::Flag, default "true";
+        /// PeerIds that may give orders (peers add, drop, ban …), besides the holder of operator.key.
+        operators: Vec<PeerId>, Kind::List("PeerIds like 12D3KooW…"), default "[]";
+        /// Programs that may be connected at once. They are not counted as inbound peers.
+        /// Each may make the node hold up to about 4 MiB.
+        clients_max: u32, Kind::Whole { min: 0, max: 4096, unit: "connections" }, default "64";
+    }
+    /// What the node does for its chain.
+    chain: Chain {
+        /// A follower checks, keeps and relays; an authority proposes and votes as well.
+        role: Role, Kind::Choice(&["follower", "authority"]), default r#""follower""#;
+        /// The key an authority signs with; a relative path starts at the home. Never let two nodes run with one
+        /// key: they would sign against each other, which everyone can prove.
+        authority_key: PathBuf, Kind::Text("the path of a key file"), default r#""authority.key""#;
+    }
+    /// The store on disk.
+    store: Store {
+        /// Memory for recently used pages of the store. More makes reads of old blocks faster.
+        cache_mib: u64, Kind::Whole { min: 8, max: 65536, unit: "MiB" }, default "64";
+    }
+    /// Transactions that wait for a block.
+    mempool: Mempool {
+        /// Bytes of transactions that are kept. When full, the cheapest make room. Memory in use is about twice that.
+        size_mib: u64, Kind::Whole { min: 1, max: 4096, unit: "MiB" }, default "64";
+    }
+    /// Figures for Prometheus.
+    metrics: Metrics {
+        /// Where to answer `GET /metrics` over HTTP. Empty: nowhere. It is not authenticated: keep it on loopback or
+        /// behind a firewall.
+        listen: Option<SocketAddr>, Kind::Text("an address and a port like 127.0.0.1:9464, or empty"), default r#""""#;
+    }
+    /// What the node says on standard error.
+    log: Log {
+        /// Which lines to write: LEVEL, or TARGET=LEVEL with commas (error, warn, info, debug, trace).
+        /// `debug` costs about a tenth of the throughput, `trace` much more.
+        filter: String, Kind::Text("directives like warn,ghost=info"), default r#""warn,ghost=info""#;
+        /// For people or for programs.
+        format: LogFormat, Kind::Choice(&["text", "json"]), default r#""text""#;
+    }
+}
