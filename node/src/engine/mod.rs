@@ -1,0 +1,116 @@
+//! What executes transactions.
+//!
+//! An [`Engine`] is given one transaction, the state as the transactions before it left it, and the
+//! block it stands in. It answers with a receipt, or says that no block may hold the transaction
+//! here. [`Transfers`] is the engine of native transfers.
+
+mod transfers;
+
+use std::fmt;
+
+use ghost_proto::{Address, Receipt, SignedTransaction};
+
+pub use self::transfers::{
+    GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, Transfers, intrinsic_gas,
+};
+use crate::{chain::state::WorkingState, store::StoreError};
+
+/// The block that a transaction executes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockContext {
+    /// Chain the block belongs to.
+    pub chain_id: u64,
+    /// Its height.
+    pub height: u64,
+    /// Its slot.
+    pub slot: u64,
+    /// When its slot began, in milliseconds since 1970-01-01 UTC.
+    pub time_unix_ms: u64,
+    /// Account that fees go to.
+    pub proposer: Address,
+    /// Least price of a unit of gas, in base units.
+    pub gas_price_min: u64,
+    /// Gas that the transactions before left over.
+    pub gas_left: u64,
+}
+
+/// Why a transaction may not stand here. It changed nothing and may be includable elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotIncludable {
+    /// Signed for another chain. Never includable here.
+    #[error("it is for chain {found}, this is chain {expected}")]
+    OtherChain {
+        /// In the transaction.
+        found: u64,
+        /// Of this chain.
+        expected: u64,
+    },
+    /// Another transaction of the sender comes first, or took its place.
+    #[error("its nonce is {found}, the account's next is {expected}")]
+    Nonce {
+        /// In the transaction.
+        found: u64,
+        /// Of the account.
+        expected: u64,
+    },
+    /// Less gas than the transaction takes by its size alone. Never includable.
+    #[error("its gas limit is {limit}, it needs {needed}")]
+    GasLimit {
+        /// In the transaction.
+        limit: u64,
+        /// Its intrinsic gas.
+        needed: u64,
+    },
+    /// The price is below what the genesis asks. Never includable.
+    #[error("its gas price is {found}, the chain's least is {least}")]
+    GasPrice {
+        /// In the transaction.
+        found: u64,
+        /// Of this chain.
+        least: u64,
+    },
+    /// The sender cannot buy the gas.
+    #[error("the account has {balance}, the gas costs {needed}")]
+    CannotBuyGas {
+        /// Of the account, in base units.
+        balance: u128,
+        /// Gas limit times gas price.
+        needed: u128,
+    },
+    /// The block has less gas left than the transaction needs.
+    #[error("it needs {needed} gas, the block has {left} left")]
+    BlockFull {
+        /// Its intrinsic gas.
+        needed: u64,
+        /// Left in the block.
+        left: u64,
+    },
+    /// A sum that does not fit its integer. Cannot happen while supply and nonces are honest.
+    #[error("a balance or nonce would overflow")]
+    Overflow,
+}
+
+/// Why an engine gave no receipt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExecuteError {
+    /// The transaction may not stand here; the state is unchanged.
+    #[error(transparent)]
+    NotIncludable(#[from] NotIncludable),
+    /// The state could not be read. The node's fault, not the transaction's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Executes transactions. The same input gives the same receipt and state on every node.
+pub trait Engine: Send + Sync + fmt::Debug {
+    /// Least gas the transaction can use, whatever the state. For choosing what fits into a block.
+    fn gas_least(&self, tx: &SignedTransaction) -> u64;
+
+    /// Executes one transaction. On an error the state is as it was before.
+    fn execute(
+        &self,
+        tx: &SignedTransaction,
+        state: &mut WorkingState<'_>,
+        context: &BlockContext,
+    ) -> Result<Receipt, ExecuteError>;
+}

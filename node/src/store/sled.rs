@@ -1,0 +1,93 @@
+//! The store on disk.
+
+use std::{
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use super::{ChainStore, StoreError, WriteBatch};
+
+/// Page cache in bytes unless configured otherwise: 32 MiB. Sixteen nodes on one laptop then take
+/// 512 MiB for it.
+pub const CACHE_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
+
+/// One sled tree. All of the chain is in one tree, because only then is a batch atomic.
+#[derive(Debug)]
+pub struct SledStore {
+    db: sled::Db,
+}
+
+impl SledStore {
+    /// Opens the store in a directory, or makes an empty one there.
+    ///
+    /// `cache_bytes` bounds the page cache; 1 MiB is the least that makes sense, and below
+    /// [`CACHE_BYTES_DEFAULT`] reads of accounts that rarely move go to the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], [`StoreError::Io`] or [`StoreError::Damaged`]; each says what to do.
+    pub fn open(directory: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
+        let config = sled::Config::new()
+            .path(directory)
+            .cache_capacity(cache_bytes)
+            // Durability is asked for where it is needed; a timer would only add writes.
+            .flush_every_ms(None);
+        // sled panics on some damaged files instead of returning an error. Nothing of it is left
+        // when it does, so there is nothing to be unwind-unsafe about.
+        let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
+            .map_err(|_| StoreError::damaged(format!("{} does not open", directory.display())))?;
+        Ok(Self { db: opened.map_err(|error| convert(error, directory))? })
+    }
+}
+
+fn convert(error: sled::Error, directory: &Path) -> StoreError {
+    match error {
+        // sled reports a held lock as an I/O error with this text and no kind of its own.
+        sled::Error::Io(error) if error.to_string().contains("could not acquire lock") => StoreError::Locked,
+        sled::Error::Io(error) => StoreError::Io(format!("{}: {error}", directory.display())),
+        error => StoreError::damaged(format!("{}: {error}", directory.display())),
+    }
+}
+
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        convert(error, Path::new("sled"))
+    }
+}
+
+impl ChainStore for SledStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.db.get(key)?.map(|value| value.to_vec()))
+    }
+
+    fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        for entry in self.db.range(from..to) {
+            let (key, value) = entry?;
+            if visit(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        let mut sled_batch = sled::Batch::default();
+        for (key, value) in batch.entries {
+            match value {
+                Some(value) => sled_batch.insert(key, value),
+                None => sled_batch.remove(key),
+            }
+        }
+        Ok(self.db.apply_batch(sled_batch)?)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.db.flush()?;
+        Ok(())
+    }
+}
