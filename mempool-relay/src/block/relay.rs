@@ -110,11 +110,6 @@ impl BlockRelay {
         self.pending.get(id).map(|pending| &pending.block)
     }
 
-    /// True if the block or its body is on its way through the relay.
-    pub(crate) fn has(&self, id: &BlockId) -> bool {
-        self.header(id).is_some()
-    }
-
     /// A checked header from a peer.
     pub(crate) fn announced(
         &mut self,

@@ -44,8 +44,8 @@ pub struct BlockSync {
     speed: Speed,
     state: SyncState,
     head: Option<Header>,
-    /// Chain sync imported something that nobody was told of.
-    untold: bool,
+    /// The last block that chain sync imported, until the peers are told.
+    untold: Option<BlockId>,
     next_request: u64,
     now: Instant,
 }
@@ -63,7 +63,7 @@ impl BlockSync {
             speed: Speed::new(now),
             state: SyncState::NoPeers,
             head: None,
-            untold: false,
+            untold: None,
             next_request: 0,
             now,
         }
@@ -287,7 +287,9 @@ impl BlockSync {
         let synced = self.sync.imported(id, outcome, now, fx);
         match outcome {
             ImportOutcome::Stored => {
-                self.untold |= synced && !relayed;
+                if synced && !relayed {
+                    self.untold = Some(id);
+                }
                 self.speed.count(bytes, now);
             }
             ImportOutcome::Invalid => self.sync.mark_bad(id),
@@ -316,11 +318,12 @@ impl BlockSync {
             () if self.sync.is_behind() => SyncState::Syncing,
             () => SyncState::Synced,
         };
-        if state == SyncState::Synced && std::mem::take(&mut self.untold) {
-            // Those behind us heard nothing while we caught up.
-            if let Some(head) = self.head.clone() {
-                self.relay.announce(&head, fx);
-            }
+        // Those behind us heard nothing while we caught up.
+        if state == SyncState::Synced
+            && let Some(head) = self.head.as_ref().filter(|head| self.untold == Some(head.id()))
+        {
+            self.untold = None;
+            self.relay.announce(&head.clone(), fx);
         }
         if state == self.state {
             return;

@@ -22,6 +22,9 @@ use crate::block::{Received, fetch::FLOOR_BYTES_PER_SECOND};
 /// Pause of a peer whose chain had nothing new after all. Not a failure of its: it may have moved on.
 const NOTHING_NEW_PAUSE: Duration = Duration::from_secs(1);
 
+/// Blocks per second that a chain must deliver at least, if they are small, while there is another chain: 20.
+const FLOOR_BLOCK_TIME: Duration = Duration::from_millis(50);
+
 /// Pause after our own import failed.
 const IMPORT_FAILED_PAUSE: Duration = Duration::from_secs(5);
 
@@ -36,7 +39,7 @@ pub(crate) struct ChainSync {
     pub(crate) schedule: Schedule,
     leader: Option<Leader>,
     bad: BadBlocks,
-    /// The block at the window's front, and since when it is there.
+    /// The block at the window's front, and until when it is waited for while there is another chain.
     front: Option<(BlockId, Instant)>,
     paused_until: Option<Instant>,
 }
@@ -214,7 +217,7 @@ impl ChainSync {
         let (peer, headers) = (leader.peer, std::mem::take(headers));
         leader.ask = Ask::Nothing;
         match verdict {
-            HeadersVerdict::Good { known } => self.follow(peer, headers, known, now, effects),
+            HeadersVerdict::Good { known } => self.follow(peer, headers, known, now),
             HeadersVerdict::Ignore => {
                 leader.done = true;
                 self.nothing_new(&peer, now);
@@ -246,14 +249,7 @@ impl ChainSync {
     }
 
     /// Puts checked headers of the leader into the window.
-    fn follow(
-        &mut self,
-        from: PeerId,
-        headers: Vec<Header>,
-        known: usize,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) {
+    fn follow(&mut self, from: PeerId, headers: Vec<Header>, known: usize, now: Instant) {
         let full = headers.len() == HEADERS_PER_ANSWER_MAX;
         let Some(tip) = headers.last().map(|last| Checkpoint { height: last.height, id: last.id() }) else {
             return;
@@ -265,12 +261,12 @@ impl ChainSync {
         let mut deferred = false;
         if let Some(first) = new.first() {
             let fork = window.position(&first.parent).map_or(0, |at| at + 1);
-            // Another chain than the one being fetched is taken up at once only if it is longer.
-            deferred =
-                fork < window.len() && !full && window.last().is_some_and(|last| tip.height <= last.height);
+            // Another chain than the one being fetched waits until that is done with: a tall claim must not
+            // be able to interrupt it.
+            deferred = fork < window.len();
             if !deferred {
-                if fork < window.len() {
-                    self.cut(fork, effects);
+                if self.schedule.window.is_empty() {
+                    self.forget_lacks();
                 }
                 for header in new {
                     self.schedule.window.push(header, from);
@@ -296,6 +292,11 @@ impl ChainSync {
     /// Drops the window from a position on: another chain, or none.
     fn cut(&mut self, at: usize, effects: &mut Vec<Effect>) {
         self.schedule.cut(at, &mut self.peers, effects);
+        self.forget_lacks();
+    }
+
+    /// What a peer lacks, it lacks of the chain in the window.
+    fn forget_lacks(&mut self) {
         for peer in self.peers.values_mut() {
             peer.lacks = None;
         }
@@ -441,25 +442,31 @@ impl ChainSync {
         self.peers.values().any(elsewhere)
     }
 
-    fn front_patience_ends(&self) -> Option<Instant> {
-        let (_, since) = self.front?;
-        let (_, slot) = self.schedule.window.front_wanted()?;
+    /// Moves the front's deadline when another block is at the front: by the time that block may take, never beyond
+    /// [`DEAD_END_PATIENCE`] from now, so that a trickle of blocks does not hold us for ever.
+    fn watch_front(&mut self, now: Instant) {
+        let Some((_, slot)) = self.schedule.window.front_wanted() else {
+            self.front = None;
+            return;
+        };
+        let id = slot.header.id();
+        if self.front.is_some_and(|(front, _)| front == id) {
+            return;
+        }
         let bytes_ms = u64::from(slot.header.body_bytes) * 1000 / FLOOR_BYTES_PER_SECOND;
-        Some(since + DEAD_END_PATIENCE + Duration::from_millis(bytes_ms))
+        let time = Duration::from_millis(bytes_ms) + FLOOR_BLOCK_TIME;
+        let most = now + DEAD_END_PATIENCE + time;
+        let running = self.front.filter(|_| self.has_alternative(now));
+        self.front = Some((id, running.map_or(most, |(_, until)| most.min(until.max(now) + time))));
     }
 
     /// Gives up a chain whose next body nobody has, or nobody sends while there is another chain to look at.
     fn check_front(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Some((at, slot)) = self.schedule.window.front_wanted() else {
-            self.front = None;
-            return;
-        };
-        let (id, height, from) = (slot.header.id(), slot.header.height, slot.from);
-        if self.front.is_none_or(|(front, _)| front != id) {
-            self.front = Some((id, now));
-        }
+        self.watch_front(now);
+        let Some((at, slot)) = self.schedule.window.front_wanted() else { return };
+        let (height, from) = (slot.header.height, slot.from);
         let somebody = self.peers.values().any(|peer| peer.may_have(height));
-        let patient = self.front_patience_ends().is_none_or(|end| now < end) || !self.has_alternative(now);
+        let patient = self.front.is_none_or(|(_, until)| now < until) || !self.has_alternative(now);
         if somebody && patient {
             return;
         }
@@ -479,7 +486,8 @@ impl ChainSync {
         });
         let leaders = self.peers.values().filter(|peer| peer.claim.is_some() || peer.probe);
         let leaders = leaders.filter_map(|peer| peer.leading.pending(now)).min();
-        let front = self.front_patience_ends().filter(|end| *end > now || self.has_alternative(now));
+        let front =
+            self.front.map(|(_, until)| until).filter(|until| *until > now || self.has_alternative(now));
         let bodies = self.schedule.next_deadline(now, &self.peers);
         [headers, leaders, front, bodies, self.paused_until].into_iter().flatten().min()
     }

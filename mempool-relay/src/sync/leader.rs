@@ -15,8 +15,8 @@ pub const LEADER_BACKOFF_MIN: Duration = Duration::from_secs(5);
 /// See [`LEADER_BACKOFF_MIN`].
 pub const LEADER_BACKOFF_MAX: Duration = Duration::from_secs(600);
 
-/// How long the window's front may stay, beyond the time its bytes take at 64 KiB/s, while another
-/// peer claims another chain.
+/// Silence at the window's front that is borne, beyond the time its bytes take at 64 KiB/s, while another
+/// peer claims another chain. Each block that arrives gives back what it may take, no more.
 pub const DEAD_END_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What the leader was last asked.

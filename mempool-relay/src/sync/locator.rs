@@ -7,7 +7,7 @@ use ghost_proto::{
 /// Ids of our chain that stand one by one before distances double.
 const DENSE: u64 = 10;
 
-/// Offsets below the newest: 0, 1, … 9, then 11, 15, 23, 39, …
+/// Offsets below the newest: 0, 1, … 9, then 11, 13, 17, 25, 41, …
 fn offsets() -> impl Iterator<Item = u64> {
     (0..DENSE).chain((1..60).map(|step| DENSE - 1 + (1 << step)))
 }
@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn newest_first_dense_then_doubling_then_genesis() {
         let request = headers_request(&[id(999)], 100, |height| Some(id(height)));
-        let heights = [999, 100, 99, 98, 97, 96, 95, 94, 93, 92, 91, 89, 85, 77, 61, 29, 0];
+        let heights = [999, 100, 99, 98, 97, 96, 95, 94, 93, 92, 91, 89, 87, 83, 75, 59, 27, 0];
         assert_eq!(request.locator, heights.map(id));
     }
 

@@ -120,10 +120,6 @@ pub(crate) struct Schedule {
 type Peers = BTreeMap<PeerId, SyncPeer>;
 
 impl Schedule {
-    pub(crate) fn is_body_request(&self, request: RequestId) -> bool {
-        self.requests.contains_key(&request)
-    }
-
     pub(crate) fn peers_serving(&self, peers: &Peers) -> usize {
         peers.values().filter(|peer| !peer.requests.is_empty()).count()
     }

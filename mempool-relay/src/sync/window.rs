@@ -106,12 +106,7 @@ impl Window {
         self.position(id).map(|at| &self.slots[at].header)
     }
 
-    /// Slots whose bodies may be asked for, with their positions.
-    pub(crate) fn open_slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
-        self.slots.iter().take(self.open).enumerate()
-    }
-
-    /// As [`Self::open_slots`], without a front part in which none is free.
+    /// Slots whose bodies may be asked for and are not, with their positions.
     pub(crate) fn free_slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
         let from = self.free_from.min(self.open);
         self.slots
@@ -121,7 +116,7 @@ impl Window {
             .filter(|(_, slot)| slot.is_free())
     }
 
-    /// As [`Self::open_slots`], without a front part that is with the importer.
+    /// Slots whose bodies may be asked for, without a front part that is with the importer.
     pub(crate) fn unhanded_slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
         let from = self.unhanded_from.min(self.open);
         self.slots.range(from..self.open).enumerate().map(move |(at, slot)| (from + at, slot))
