@@ -1,1 +1,4 @@
 //! Mempool, transaction relay, block fetching and chain sync of the ghostd overlay.
+
+pub mod block;
+pub mod sync;
