@@ -1,1 +1,5 @@
 //! Mempool, transaction relay, block fetching and chain sync of the ghostd overlay.
+
+pub mod announce;
+pub mod link;
+pub mod pool;
