@@ -2,3 +2,6 @@
 
 pub mod block;
 pub mod sync;
+pub mod announce;
+pub mod link;
+pub mod pool;
