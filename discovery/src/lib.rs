@@ -1,1 +1,8 @@
 //! Peer records, address book, peer exchange, dialling policy and the persistent peer store.
+
+pub mod address;
+pub mod book;
+pub mod netgroup;
+pub mod record;
+#[cfg(test)]
+mod testing;
