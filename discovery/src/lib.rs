@@ -2,6 +2,9 @@
 
 pub mod address;
 pub mod book;
+pub mod conduct;
+pub mod evict;
+pub mod inbound;
 pub mod netgroup;
 pub mod record;
 #[cfg(test)]

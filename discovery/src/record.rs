@@ -336,7 +336,7 @@ mod tests {
         let (mut admission, now) = (admission(), Instant::now());
         let bytes = record_of(1, &["1.2.3.4:1"], 1).bytes().clone();
         let policy = AddressPolicy::default();
-        let mut admit = |admission: &mut Admission, now| {
+        let admit = |admission: &mut Admission, now| {
             admission.admit(bytes.clone(), &peer(2), &public(), &policy, now, NOW_MS).is_ok()
         };
         let passed = (0..1000).filter(|_| admit(&mut admission, now)).count();

@@ -79,6 +79,7 @@ impl AddressBook {
         slots.retain(|&slot| {
             usize::from(slot) < table_len
                 && self.placement.fits(row.tried, slot, &row.key.endpoint)
+                && (!row.tried || slot == first_slot)
                 && self.slot_is_free(row.tried, slot)
         });
         let moved = slots.is_empty();

@@ -211,7 +211,7 @@ fn scenario_03_a_peer_of_another_chain_is_not_stored() {
 /// Two places of one /16 that share a tried slot.
 fn colliding(book: &AddressBook) -> (Endpoint, Endpoint) {
     let slot = |at: &Endpoint| book.placement.tried_slot(at, book.policy.group(at));
-    let mut seen = std::collections::BTreeMap::new();
+    let mut seen = BTreeMap::new();
     for host in 0..4000 {
         let at = place(3, host);
         if let Some(other) = seen.insert(slot(&at), at.clone()) {
@@ -409,14 +409,15 @@ fn five_thousand_rows_come_back_slot_for_slot() {
     again = AddressBook::restore([8; 16], AddressPolicy::default(), rows.clone());
     check(&again);
     assert!(again.len() > rows.len() * 9 / 10, "{} of {}", again.len(), rows.len());
-    assert_eq!(again.changes_len(), rows.len());
+    // (A new slot of another secret passes for one of ours with a chance of 1 in 64.)
+    assert!(again.changes_len() > rows.len() * 9 / 10, "{}", again.changes_len());
 }
 
 #[test]
 fn changes_add_up_to_the_book() {
     let mut book = book();
     let mut rng = rng(4);
-    let mut store = std::collections::BTreeMap::new();
+    let mut store = BTreeMap::new();
     for step in 0..3000u32 {
         let n = step % 400;
         let (key, at) = (made_up(n), place(n as u16, 1));
