@@ -4,6 +4,7 @@ pub mod address;
 pub mod book;
 pub mod conduct;
 pub mod evict;
+pub mod exchange;
 pub mod inbound;
 pub mod netgroup;
 pub mod record;
