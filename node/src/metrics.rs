@@ -162,6 +162,8 @@ metrics! {
     reorganisations: Counter = "reorganisations";
     /// Blocks that the deepest of those took back.
     reorganisation_depth_max: Gauge = "reorganisation_depth_max";
+    /// Times an authority was caught signing two things of which it may sign one.
+    equivocations: Counter = "equivocations";
     /// Votes this node made.
     votes_cast: Counter = "votes_cast";
     /// Valid votes of others; not votes known already.

@@ -202,6 +202,17 @@ impl SignedTransaction {
         transactions.into_iter().map(Self::verify).collect()
     }
 
+    /// The same with bytes of its own. A transaction cut out of a frame keeps the whole frame in
+    /// memory: detach it before it is kept.
+    pub fn detached(mut self) -> Self {
+        self.bytes = Bytes::copy_from_slice(&self.bytes);
+        let end = self.bytes.len() - SIGNATURE_LEN;
+        match &mut self.body.action {
+            Action::Transfer { payload, .. } => *payload = self.bytes.slice(end - payload.len()..end),
+        }
+        self
+    }
+
     /// BLAKE3 over [`Self::bytes`].
     pub fn id(&self) -> TxId {
         self.id
@@ -318,6 +329,9 @@ mod tests {
             let tx = transfer(2, nonce, &payload);
             let again = SignedTransaction::parse(tx.bytes().clone()).unwrap();
             prop_assert_eq!(again.body(), tx.body());
+            let detached = again.clone().detached();
+            prop_assert_eq!(&detached, &again);
+            prop_assert!(payload.is_empty() || detached.body().payload().as_ptr() != again.body().payload().as_ptr());
             prop_assert!(again.verify().is_ok());
         }
     }

@@ -1,0 +1,505 @@
+//! Starting and stopping a node: what is opened in which order, and what runs while it lives.
+//!
+//! Start: genesis and keys are read, the store is opened and unfinalized blocks are executed again,
+//! the mempool of the last clean stop is loaded, the sockets are bound, the tasks of
+//! [`crate::services`] start, and then peers are dialled.
+//!
+//! Stop: no new connections, sessions drain for up to [`DRAIN`], the chain is flushed, the mempool is
+//! written down.
+//!
+//! [`start`] does this for a home directory; [`start_parts`] for parts of the caller's choice: another
+//! socket, clock or store, as in simulated worlds.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use ghost_frames::StreamType;
+use ghost_mempool_relay::{
+    pool::{ChainRules, Pool, PoolConfig},
+    sync::{SyncProgress, SyncState},
+    tx_relay::RelayStats,
+};
+use ghost_proto::{
+    Genesis, KeyPair, Multiaddr, PeerId, PeerRecord,
+    layout::{Cursor, put_var_bytes},
+    limits::TX_BYTES_MAX,
+};
+use ghost_protocol::{
+    Identity, Overlay,
+    address::{AddressError, Host, QuicAddress, of_socket, with_peer},
+    handshake::{LocalHello, Role},
+    inbox::InboxBuilder,
+    overlay::{Gate, OverlayConfig},
+    session::SessionContext,
+    transport::quic::Socket,
+};
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use crate::{
+    chain::{Chain, HeadView, OpenError},
+    clock::Clock,
+    config::{self, Config},
+    engine::intrinsic_gas,
+    exporter::{Exporter, ExporterError},
+    home::{Home, HomeError, read_key_file},
+    metrics::Metrics,
+    services::{
+        chain::{ChainService, HeadNote, ToChain, Underway},
+        conduct::Conduct,
+        events,
+        peers::{PeerBook, PeerService},
+        rpc::{self, Access, Rpc},
+        serve,
+        transactions::{Submission, TransactionService, accounts_of},
+    },
+    store::{ChainStore, SledStore, StoreError},
+};
+
+/// Time sessions have to send what is queued when the node stops.
+pub const DRAIN: Duration = Duration::from_secs(2);
+
+/// A restarted node with peers to ask proposes nothing for so long, or until it knows what they have.
+const LISTEN_FIRST: Duration = Duration::from_secs(3);
+
+/// Commands that may wait for a task.
+const COMMANDS_MAX: usize = 256;
+
+/// Why a node does not start. Each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The home directory.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The chain or its store.
+    #[error(transparent)]
+    Chain(#[from] OpenError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address in the configuration.
+    #[error("network.listen: {0}")]
+    Address(#[from] AddressError),
+    /// A socket.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The figures for Prometheus.
+    #[error(transparent)]
+    Exporter(#[from] ExporterError),
+}
+
+/// What a node is made of.
+#[derive(Debug)]
+pub struct NodeParts {
+    /// Settings; those about files and sockets are not looked at.
+    pub config: Config,
+    /// The chain.
+    pub genesis: Arc<Genesis>,
+    /// The node's key.
+    pub identity: Identity,
+    /// The key to propose and vote with, if it is to.
+    pub authority: Option<KeyPair>,
+    /// Who may give orders.
+    pub operators: Vec<PeerId>,
+    /// Where the chain is kept.
+    pub store: Arc<dyn ChainStore>,
+    /// Where the mempool is kept over a clean restart.
+    pub mempool_file: Option<PathBuf>,
+    /// What to listen on.
+    pub sockets: Vec<Socket>,
+    /// The time of day.
+    pub clock: Clock,
+    /// Decides everything that is drawn; `None` draws from the system.
+    pub seed: Option<[u8; 32]>,
+}
+
+/// A node that runs.
+#[derive(Debug)]
+pub struct RunningNode {
+    /// Where it listens, with its PeerId.
+    pub listen: Vec<Multiaddr>,
+    /// Who it is.
+    pub peer_id: PeerId,
+    stop: watch::Sender<bool>,
+    stopped: watch::Receiver<bool>,
+    views: Arc<arc_swap::ArcSwap<HeadView>>,
+    overlay: Overlay,
+    _exporter: Option<Exporter>,
+}
+
+impl RunningNode {
+    /// Asks it to stop; [`Self::stopped`] tells when it has.
+    pub fn shutdown(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until it has stopped, for whatever reason.
+    pub async fn stopped(&self) {
+        // The sender is gone only when the node is.
+        let _ = self.stopped.clone().wait_for(|stopped| *stopped).await;
+    }
+
+    /// The chain now.
+    pub fn view(&self) -> Arc<HeadView> {
+        self.views.load_full()
+    }
+
+    /// Its sessions.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+}
+
+/// Starts the node of a home directory. The caller holds the home's lock.
+pub async fn start(config: Config, home: &Home) -> Result<RunningNode, StartError> {
+    let genesis = Arc::new(home.genesis()?);
+    let authority = match config.chain.role {
+        config::Role::Authority => Some(read_key_file(&home.resolve(&config.chain.authority_key))?),
+        config::Role::Follower => None,
+    };
+    let mut operators = config.rpc.operators.clone();
+    operators.push(Identity::from_seed(&home.operator_key()?.seed()).peer_id());
+    let store = SledStore::open(&home.data_dir().join("chain"), config.store.cache_mib << 20)?;
+    let mut sockets = Vec::new();
+    for address in &config.network.listen {
+        let parsed = QuicAddress::parse(address)?;
+        let Host::Ip(ip) = parsed.host else {
+            return Err(AddressError::Unsupported(address.clone()).into());
+        };
+        sockets.push(Socket::Bind((ip, parsed.port).into()));
+    }
+    start_parts(NodeParts {
+        genesis,
+        identity: Identity::from_seed(&home.node_key()?.seed()),
+        authority,
+        operators,
+        store: Arc::new(store),
+        mempool_file: Some(home.data_dir().join("mempool")),
+        sockets,
+        clock: Clock::System,
+        seed: None,
+        config,
+    })
+    .await
+}
+
+/// Starts a node of these parts. Must be called inside a tokio runtime.
+pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
+    let NodeParts {
+        config,
+        genesis,
+        identity,
+        authority,
+        operators,
+        store,
+        mempool_file,
+        sockets,
+        clock,
+        seed,
+    } = parts;
+    let draw = |purpose: &str| match seed {
+        Some(seed) => blake3::derive_key(purpose, &seed),
+        None => rand::random::<[u8; 32]>(),
+    };
+    let metrics = Arc::new(Metrics::new());
+    let peer_id = identity.peer_id();
+
+    let chain = Chain::open(genesis.clone(), store, authority, draw("ghost 2026 chain"))?;
+    let view = chain.view();
+    let views = chain.views();
+    let head = view.head();
+    tracing::info!(
+        chain = genesis.name,
+        height = head.height,
+        finalized = view.finalized().height,
+        "chain opened"
+    );
+
+    let pool_config =
+        PoolConfig { bytes_max: (config.mempool.size_mib as usize) << 20, ..PoolConfig::default() };
+    let rules = ChainRules {
+        chain_id: genesis.chain_id,
+        gas_price_min: genesis.gas_price_min,
+        block_gas_max: genesis.block_gas_max,
+        intrinsic_gas: |tx| intrinsic_gas(tx.body()),
+    };
+    let mut pool = Pool::new(pool_config, rules);
+    if let Some(file) = &mempool_file {
+        load_mempool(file, &mut pool, &view);
+    }
+    let pool = Arc::new(Mutex::new(pool));
+
+    let mut inbox = InboxBuilder::new();
+    let blocks = inbox.pushes(StreamType::BlockPush, 64);
+    let consensus = inbox.pushes(StreamType::Consensus, 256);
+    let tx_pushes = inbox.pushes(StreamType::TxPush, 64);
+    let tx_asked = inbox.requests(StreamType::TxFetch, 256);
+    let block_asked = inbox.requests(StreamType::BlockFetch, 64);
+    let sync_asked = inbox.requests(StreamType::Sync, 64);
+    let discovery_asked = inbox.requests(StreamType::Discovery, 64);
+    let rpc_asked = inbox.requests(StreamType::Rpc, 1024);
+    let events_asked = inbox.requests(StreamType::Events, 64);
+    let inbox = inbox.build();
+    let serves = inbox.serves();
+
+    let salt = draw("ghost 2026 salt")[..16].try_into().expect("sixteen bytes");
+    let nonce = u64::from_be_bytes(draw("ghost 2026 nonce")[..8].try_into().expect("eight bytes"));
+    let hello = LocalHello {
+        genesis: Some(genesis.id()),
+        serves,
+        user_agent: concat!("ghostd/", env!("CARGO_PKG_VERSION")).into(),
+        record: None,
+        best: (head.height, head.id),
+        finalized_height: view.finalized().height,
+        nonce,
+        role: Role::Node,
+        tx_salt: Some(salt),
+    };
+    let context = SessionContext { inbox, ..SessionContext::default() };
+    let tally = context.tally.clone();
+    let listening = sockets.len();
+    let (overlay, overlay_events) = Overlay::start(
+        OverlayConfig {
+            identity: identity.clone(),
+            hello,
+            context,
+            gate: Gate::default(),
+            rng_seed: seed.map(|_| draw("ghost 2026 quic")),
+        },
+        sockets,
+    )
+    .map_err(|source| {
+        let address = config.network.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        StartError::Listen { address, source }
+    })?;
+    let local: Vec<Multiaddr> =
+        overlay.local_addresses().into_iter().take(listening).map(of_socket).collect();
+    let listen: Vec<Multiaddr> = local.iter().map(|address| with_peer(address.clone(), peer_id)).collect();
+    metrics.watch_events(Box::new(move || {
+        tally
+            .snapshot()
+            .into_iter()
+            .map(|(event, count)| {
+                let (kind, reason) = event.labels();
+                (kind, reason, count)
+            })
+            .collect()
+    }));
+    let exporter = match config.metrics.listen {
+        Some(address) => Some(Exporter::start(address, metrics.clone()).await?),
+        None => None,
+    };
+
+    let advertised: Vec<Multiaddr> = match &config.network.external_address {
+        Some(address) => vec![address.clone()],
+        None => overlay
+            .local_addresses()
+            .into_iter()
+            .take(listening)
+            .filter(|address| !address.ip().is_unspecified())
+            .map(of_socket)
+            .collect(),
+    };
+    let unix_ms = clock.unix_ms();
+    match PeerRecord::sign(identity.key(), advertised, serves.bits(), unix_ms, unix_ms / 1000) {
+        Ok(record) => overlay.update_hello(|hello| hello.record = Some(record.bytes().clone())),
+        Err(error) => {
+            tracing::warn!(%error, "this node's addresses make no record; peers will not hear of it")
+        }
+    }
+
+    let (to_chain, chain_commands) = mpsc::channel(COMMANDS_MAX);
+    let (to_transactions, transaction_commands) = mpsc::channel(COMMANDS_MAX);
+    let (to_peers, peer_commands) = mpsc::channel(COMMANDS_MAX);
+    let conduct = Conduct(to_peers.clone());
+    let (heads, heads_seen) = watch::channel(HeadNote { view: view.clone(), reorganised: false });
+    let (progress, progress_seen) = watch::channel(SyncProgress {
+        state: SyncState::NoPeers,
+        height: head.height,
+        target: head.height,
+        headers_ahead: 0,
+        window_bytes: 0,
+        blocks_per_second: 0.0,
+        bytes_per_second: 0.0,
+        peers_serving: 0,
+    });
+    let (stats, _) = watch::channel(RelayStats::default());
+    let underway = Underway::default();
+    let authority = chain.authority();
+    let listen_first =
+        (head.height > 0 && !config.network.peers.is_empty()).then(|| Instant::now() + LISTEN_FIRST);
+    let access = Access { operators: Arc::new(operators), strangers: config.rpc.strangers };
+    let book = PeerBook::default();
+
+    let chain_task = tokio::spawn(
+        ChainService {
+            chain,
+            pool: pool.clone(),
+            overlay: overlay.clone(),
+            clock,
+            conduct: conduct.clone(),
+            metrics: metrics.clone(),
+            entropy: ChaCha12Rng::from_seed(draw("ghost 2026 chain signatures")),
+            commands: chain_commands,
+            blocks,
+            consensus,
+            transactions: to_transactions.clone(),
+            heads,
+            progress,
+            underway: underway.clone(),
+            listen_first,
+        }
+        .run(),
+    );
+    let mut tasks = vec![
+        tokio::spawn(
+            TransactionService {
+                pool: pool.clone(),
+                views: views.clone(),
+                salt,
+                seed: draw("ghost 2026 relay"),
+                entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
+                conduct,
+                metrics: metrics.clone(),
+                commands: transaction_commands,
+                pushes: tx_pushes,
+                asked: tx_asked,
+                stats,
+            }
+            .run(),
+        ),
+        tokio::spawn(serve::run(block_asked, views.clone(), underway.clone())),
+        tokio::spawn(serve::run(sync_asked, views.clone(), underway)),
+        tokio::spawn(events::run(events_asked, heads_seen, access.clone())),
+    ];
+    let submissions = Submission {
+        pool: pool.clone(),
+        views: views.clone(),
+        relay: to_transactions.clone(),
+        metrics: metrics.clone(),
+    };
+    let rpc = Rpc {
+        views: views.clone(),
+        pool: pool.clone(),
+        overlay: overlay.clone(),
+        clock,
+        started: Instant::now(),
+        authority,
+        listen: Arc::new(listen.iter().map(ToString::to_string).collect()),
+        access,
+        progress: progress_seen,
+        submissions,
+        peers: to_peers,
+        peer_book: book.clone(),
+        metrics,
+    };
+    tasks.push(tokio::spawn(rpc::run(rpc, rpc_asked)));
+    let peers = PeerService {
+        overlay: overlay.clone(),
+        config: config.network.clone(),
+        clock,
+        events: overlay_events,
+        commands: peer_commands,
+        asked: discovery_asked,
+        chain: to_chain.clone(),
+        transactions: to_transactions,
+        book,
+    };
+    tasks.push(tokio::spawn(peers.run()));
+
+    let (stop, stop_asked) = watch::channel(false);
+    let (stopped, stopped_seen) = watch::channel(false);
+    let supervisor = Supervisor { overlay: overlay.clone(), to_chain, chain_task, tasks, pool, mempool_file };
+    tokio::spawn(async move {
+        supervisor.run(stop_asked).await;
+        stopped.send_replace(true);
+    });
+    Ok(RunningNode { listen, peer_id, stop, stopped: stopped_seen, views, overlay, _exporter: exporter })
+}
+
+/// Waits for the word to stop, or for the chain to fail, and takes the node down in order.
+struct Supervisor {
+    overlay: Overlay,
+    to_chain: mpsc::Sender<ToChain>,
+    chain_task: JoinHandle<Result<(), StoreError>>,
+    tasks: Vec<JoinHandle<()>>,
+    pool: Arc<Mutex<Pool>>,
+    mempool_file: Option<PathBuf>,
+}
+
+impl Supervisor {
+    async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let ended = tokio::select! {
+            // A handle that is dropped without a word stops the node too.
+            _ = stop.wait_for(|stop| *stop) => None,
+            ended = &mut self.chain_task => Some(ended),
+        };
+        self.overlay.shut_down(DRAIN).await;
+        let ended = match ended {
+            Some(ended) => ended,
+            None => {
+                // Fails only if the task has ended, which is what is asked of it.
+                let _ = self.to_chain.send(ToChain::Stop).await;
+                self.chain_task.await
+            }
+        };
+        for task in &self.tasks {
+            task.abort();
+        }
+        match ended {
+            Ok(Ok(())) => tracing::info!("chain flushed"),
+            Ok(Err(error)) => tracing::error!(%error, "the store failed; the node stops"),
+            Err(error) => tracing::error!(%error, "the chain task broke down; the node stops"),
+        }
+        if let Some(file) = &self.mempool_file {
+            let dump = self.pool.lock().expect("no code panics while it holds the pool").dump();
+            if let Err(error) = store_mempool(file, &dump) {
+                tracing::warn!(%error, file = %file.display(), "the mempool could not be written down");
+            }
+        }
+    }
+}
+
+/// Writes pending transactions: each behind its length. The file replaces the old one whole.
+fn store_mempool(file: &Path, dump: &[bytes::Bytes]) -> io::Result<()> {
+    let mut out = Vec::new();
+    for tx in dump {
+        put_var_bytes(&mut out, tx);
+    }
+    let fresh = file.with_extension("new");
+    std::fs::write(&fresh, out)?;
+    std::fs::rename(fresh, file)
+}
+
+/// Reads them again and forgets the file: what is in it is in the pool now, or was not worth keeping.
+fn load_mempool(file: &Path, pool: &mut Pool, view: &HeadView) {
+    let Ok(bytes) = std::fs::read(file) else { return };
+    let mut cursor = Cursor::new(bytes.into());
+    let mut dump = Vec::new();
+    while cursor.remaining() > 0 {
+        match cursor.var_bytes("transaction", TX_BYTES_MAX) {
+            Ok(tx) => dump.push(bytes::Bytes::copy_from_slice(&tx)),
+            Err(error) => {
+                tracing::warn!(%error, file = %file.display(), "the rest of the stored mempool is damaged");
+                break;
+            }
+        }
+    }
+    let loaded = pool.load(dump, &accounts_of(view), rand::rng(), Instant::now().into_std());
+    tracing::info!(ready = loaded.ready.len(), left_out = loaded.left_out, "mempool loaded");
+    let _ = std::fs::remove_file(file);
+}

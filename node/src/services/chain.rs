@@ -1,0 +1,666 @@
+//! The one task that changes the chain: blocks, votes, slots, and catching up.
+//!
+//! It owns two cores, the [`Chain`] and the [`BlockSync`], and carries values between them: a header
+//! that a peer announced is checked by the one and judged by the other, a block that arrived is
+//! imported by the one at the word of the other. Execution happens here, so everything that would
+//! have to wait for it stands in another task.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, RwLock},
+    time::Duration,
+};
+
+use ghost_frames::{
+    Frame, Payload, StreamType,
+    block::{BlockAnnounce, BlocksRequest, WholeBlock},
+    consensus::{Certificate, Vote as VoteFrame},
+    sync::CertificateRequest,
+};
+use ghost_mempool_relay::{
+    block::Received,
+    pool::{HeadChange as PoolHeadChange, Pool},
+    sync::{
+        BlockSync, CertificateVerdict, Config as SyncConfig, Effect, HeaderVerdict, HeadersVerdict,
+        ImportOutcome, Input, RequestId, SyncProgress, SyncState, headers_request,
+    },
+};
+use ghost_proto::{
+    Action, Address, Block, BlockId, Checkpoint, FinalityCertificate, Genesis, Header, PeerId,
+    SignedTransaction, TxId, Vote,
+};
+use ghost_protocol::{Overlay, Session, inbox::Pushed, session::Direction};
+use rand_chacha::ChaCha12Rng;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    conduct::{Conduct, Offence},
+    requests::{Report, Requests},
+    transactions::{ToTransactions, accounts_of},
+};
+use crate::{
+    chain::{
+        Blame, CertificateOutcome, Chain, FinalityChange, HeadChange, HeadView, HeaderError, Imported,
+        Placement,
+    },
+    clock::Clock,
+    consensus::VoteVerdict,
+    metrics::Metrics,
+    store::StoreError,
+};
+
+/// Blocks imported between two flushes while catching up. What a crash loses is fetched again.
+const FLUSH_EVERY: u32 = 64;
+
+/// Checked headers waiting for their bodies above which the node counts as behind: it does not propose,
+/// and imports in batches.
+const BEHIND_HEADERS: usize = 2;
+
+/// What the chain task is told by the node.
+#[derive(Debug)]
+pub(crate) enum ToChain {
+    /// A node peer is here.
+    PeerUp(Session),
+    /// It is gone.
+    PeerDown(PeerId),
+    /// Flush and end.
+    Stop,
+}
+
+/// The head, for everyone who waits for the next.
+#[derive(Debug, Clone)]
+pub(crate) struct HeadNote {
+    pub(crate) view: Arc<HeadView>,
+    pub(crate) reorganised: bool,
+}
+
+/// Blocks that were announced to others and are not in the store yet. At most what the sync core
+/// holds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Underway(Arc<RwLock<HashMap<BlockId, Arc<Block>>>>);
+
+impl Underway {
+    pub(crate) fn get(&self, id: &BlockId) -> Option<Arc<Block>> {
+        self.0.read().expect("no code panics while it holds the blocks").get(id).cloned()
+    }
+
+    fn insert(&self, block: &Arc<Block>) {
+        let mut blocks = self.0.write().expect("no code panics while it holds the blocks");
+        blocks.insert(block.header().id(), block.clone());
+    }
+
+    fn remove(&self, id: &BlockId) {
+        self.0.write().expect("no code panics while it holds the blocks").remove(id);
+    }
+}
+
+/// What the chain task needs.
+pub(crate) struct ChainService {
+    pub(crate) chain: Chain,
+    pub(crate) pool: Arc<Mutex<Pool>>,
+    pub(crate) overlay: Overlay,
+    pub(crate) clock: Clock,
+    pub(crate) conduct: Conduct,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) entropy: ChaCha12Rng,
+    pub(crate) commands: mpsc::Receiver<ToChain>,
+    pub(crate) blocks: mpsc::Receiver<Pushed>,
+    pub(crate) consensus: mpsc::Receiver<Pushed>,
+    pub(crate) transactions: mpsc::Sender<ToTransactions>,
+    pub(crate) heads: watch::Sender<HeadNote>,
+    pub(crate) progress: watch::Sender<SyncProgress>,
+    pub(crate) underway: Underway,
+    /// Propose nothing before: a restarted node first hears what its peers have.
+    pub(crate) listen_first: Option<Instant>,
+}
+
+struct Running {
+    service: ChainService,
+    genesis: Arc<Genesis>,
+    sync: BlockSync,
+    requests: Requests<RequestId>,
+    sessions: BTreeMap<PeerId, Session>,
+    unflushed: u32,
+}
+
+impl ChainService {
+    /// Runs until the node stops (the command channel closes) or the store fails.
+    pub(crate) async fn run(self) -> Result<(), StoreError> {
+        let genesis = self.chain.genesis().clone();
+        let view = self.chain.view();
+        let config = SyncConfig { head: view.head().into(), slot: Duration::from_millis(genesis.slot_ms) };
+        let sync = BlockSync::new(config, Instant::now().into_std());
+        Running {
+            service: self,
+            genesis,
+            sync,
+            requests: Requests::new(),
+            sessions: BTreeMap::new(),
+            unflushed: 0,
+        }
+        .run()
+        .await
+    }
+}
+
+impl Running {
+    async fn run(mut self) -> Result<(), StoreError> {
+        loop {
+            let wake = self.next_wake();
+            tokio::select! {
+                command = self.service.commands.recv() => match command {
+                    Some(ToChain::PeerUp(session)) => self.peer_up(session).await?,
+                    Some(ToChain::PeerDown(peer)) => {
+                        self.sessions.remove(&peer);
+                        self.input(Input::PeerDown { peer }).await?;
+                    }
+                    Some(ToChain::Stop) | None => break,
+                },
+                Some(pushed) = self.service.consensus.recv() => {
+                    for frame in pushed.frames {
+                        self.consensus_frame(&pushed.session, frame).await?;
+                    }
+                }
+                Some(pushed) = self.service.blocks.recv() => {
+                    for frame in pushed.frames {
+                        self.block_frame(&pushed.session, frame).await?;
+                    }
+                }
+                report = self.requests.next() => self.report(report).await?,
+                () = sleep_until(wake) => {}
+            }
+            self.on_time().await?;
+        }
+        self.service.chain.flush()
+    }
+
+    /// When something is due: a turn to propose, a vote, or a deadline of the sync core.
+    fn next_wake(&self) -> Instant {
+        let clock = &self.service.clock;
+        let chain = &self.service.chain;
+        let turn = chain.next_turn_start(clock.unix_ms()).map(|at| clock.instant_of(at));
+        let vote = chain.vote_due().map(|at| clock.instant_of(at));
+        let sync = self.sync.next_deadline().map(Instant::from_std);
+        let hour = Instant::now() + Duration::from_secs(3600);
+        [turn, vote, sync].into_iter().flatten().fold(hour, Instant::min)
+    }
+
+    async fn on_time(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now().into_std();
+        if self.sync.next_deadline().is_some_and(|deadline| deadline <= now) {
+            let effects = self.sync.on_deadline(now);
+            self.perform(effects).await?;
+        }
+        self.propose().await?;
+        self.vote().await?;
+        self.service.progress.send_replace(self.sync.progress(now));
+        Ok(())
+    }
+
+    fn view(&self) -> Arc<HeadView> {
+        self.service.chain.view()
+    }
+
+    // ---- peers
+
+    async fn peer_up(&mut self, session: Session) -> Result<(), StoreError> {
+        let peer = session.peer();
+        let (height, id) = session.hello().best;
+        let view = self.view();
+        let best_known = view.contains(&id)?;
+        // A peer whose finality is behind ours catches up at once.
+        if session.hello().finalized_height < view.finalized().height
+            && let Some(certificate) = view.finalized_by()
+        {
+            session.push(StreamType::Consensus, &Certificate(certificate.as_ref().clone()).to_frame());
+        }
+        let input = Input::PeerUp {
+            peer,
+            outbound: session.direction() == Direction::Outbound,
+            best: Checkpoint { height, id },
+            best_known,
+            rtt: session.rtt(),
+        };
+        self.sessions.insert(peer, session);
+        self.input(input).await
+    }
+
+    // ---- blocks
+
+    async fn block_frame(&mut self, session: &Session, frame: Frame) -> Result<(), StoreError> {
+        let peer = session.peer();
+        match frame {
+            Frame::BlockAnnounce(BlockAnnounce(header)) => {
+                let verdict = self.judge(&header)?;
+                self.input(Input::Announced { peer, header, verdict }).await
+            }
+            Frame::WholeBlock(block) => {
+                let verdict = self.judge(&block.header)?;
+                self.input(Input::Pushed { peer, block: Received::read(block), verdict }).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the chain says of a header, with the blocks that are on their way taken into account.
+    fn judge(&self, header: &Header) -> Result<HeaderVerdict, StoreError> {
+        if self.view().contains(&header.id())? {
+            return Ok(HeaderVerdict::Known);
+        }
+        Ok(match self.service.chain.check_header(header, self.service.clock.unix_ms()) {
+            Ok(()) => HeaderVerdict::Good,
+            Err(HeaderError::UnknownParent { parent }) => match self.sync.header(&parent) {
+                Some(parent) if follows(parent, header) => HeaderVerdict::Good,
+                Some(_) => HeaderVerdict::Invalid,
+                None => HeaderVerdict::UnknownParent,
+            },
+            Err(error) => match error.blame() {
+                Blame::Sender => HeaderVerdict::Invalid,
+                Blame::Nobody | Blame::Proposer => HeaderVerdict::Ignore,
+                Blame::Ourselves => return Err(store_error(error)),
+            },
+        })
+    }
+
+    /// What the chain says of an answer full of headers.
+    fn judge_all(&self, headers: &[Header]) -> Result<HeadersVerdict, StoreError> {
+        let view = self.view();
+        let now = self.service.clock.unix_ms();
+        let mut known = 0;
+        for (index, header) in headers.iter().enumerate() {
+            if known == index && view.contains(&header.id())? {
+                known += 1;
+                continue;
+            }
+            let before = index.checked_sub(1).map(|before| &headers[before]);
+            match self.service.chain.check_header(header, now) {
+                Ok(()) => {}
+                Err(HeaderError::UnknownParent { parent }) => {
+                    match before.or_else(|| self.sync.header(&parent)) {
+                        Some(parent) if follows(parent, header) => {}
+                        Some(_) => return Ok(HeadersVerdict::Invalid),
+                        None => return Ok(HeadersVerdict::UnknownParent),
+                    }
+                }
+                Err(HeaderError::BelowFinality { .. } | HeaderError::FromFuture { .. }) => {
+                    return Ok(HeadersVerdict::Ignore);
+                }
+                Err(error) => match error.blame() {
+                    Blame::Ourselves => return Err(store_error(error)),
+                    // That a proposer signs too much does not keep its blocks off a chain others built on.
+                    Blame::Nobody => {}
+                    Blame::Sender | Blame::Proposer => return Ok(HeadersVerdict::Invalid),
+                },
+            }
+        }
+        Ok(HeadersVerdict::Good { known })
+    }
+
+    async fn report(&mut self, report: Report<RequestId>) -> Result<(), StoreError> {
+        let input = match report {
+            Report::Block(request, block) => Input::Fetched { request, block },
+            Report::Frame(request, Frame::Headers(headers)) => {
+                Input::Headers { request, headers: headers.headers }
+            }
+            Report::Frame(request, Frame::Certificate(Certificate(certificate))) => {
+                let verdict = match self.certificate(&certificate).await? {
+                    CertificateOutcome::Invalid(_) => CertificateVerdict::Invalid,
+                    _ => CertificateVerdict::Good,
+                };
+                Input::Certificate { request, verdict }
+            }
+            // Anything else was not asked for; the end of the request says that nothing came.
+            Report::Frame(..) => return Ok(()),
+            Report::Ended(request, end) => Input::Ended { request, end },
+        };
+        self.input(input).await
+    }
+
+    async fn input(&mut self, input: Input) -> Result<(), StoreError> {
+        let effects = self.sync.handle(input, Instant::now().into_std());
+        self.perform(effects).await
+    }
+
+    /// Performs effects in order. What they lead to is performed after them.
+    async fn perform(&mut self, effects: Vec<Effect>) -> Result<(), StoreError> {
+        let mut queue = std::collections::VecDeque::from(effects);
+        while let Some(effect) = queue.pop_front() {
+            let Some(input) = self.perform_one(effect).await? else { continue };
+            queue.extend(self.sync.handle(input, Instant::now().into_std()));
+        }
+        Ok(())
+    }
+
+    async fn perform_one(&mut self, effect: Effect) -> Result<Option<Input>, StoreError> {
+        match effect {
+            Effect::RequestHeaders { peer, request, after } => {
+                let view = self.view();
+                let canonical = |height| match height {
+                    0 => Some(self.genesis.block_id()),
+                    _ => view.canonical_id(height).ok().flatten(),
+                };
+                let frame = headers_request(&after, view.head().height, canonical).to_frame();
+                self.start(peer, request, StreamType::Sync, frame);
+            }
+            Effect::RequestBlocks { peer, request, stream, ids } => {
+                self.start(peer, request, stream, BlocksRequest { ids }.to_frame());
+            }
+            Effect::RequestCertificate { peer, request } => {
+                self.start(peer, request, StreamType::Sync, CertificateRequest.to_frame());
+            }
+            Effect::Cancel { request } => self.requests.cancel(request),
+            Effect::CheckHeaders { request, headers, .. } => {
+                let verdict = self.judge_all(&headers)?;
+                return Ok(Some(Input::HeadersChecked { request, verdict }));
+            }
+            Effect::Import { block, .. } => return self.import(block).await.map(Some),
+            Effect::Announce { peers, header } => {
+                if let Some(block) = self.sync.block(&header.id()) {
+                    self.service.underway.insert(block);
+                }
+                let frame = BlockAnnounce(header).to_frame();
+                for session in peers.iter().filter_map(|peer| self.sessions.get(peer)) {
+                    session.push(StreamType::BlockPush, &frame);
+                }
+            }
+            Effect::PushWhole { peers, block } => {
+                let encoded = block.encode();
+                let frame = ghost_frames::EncodedFrame::new(
+                    <WholeBlock as ghost_frames::writer::Registered>::KIND,
+                    &encoded,
+                );
+                for session in peers.iter().filter_map(|peer| self.sessions.get(peer)) {
+                    session.push(StreamType::BlockPush, &frame);
+                }
+            }
+            Effect::Offence { peer, what } => self.service.conduct.offence(peer, Offence::Block(what)),
+            Effect::State(state) => {
+                if state == SyncState::Synced && self.unflushed > 0 {
+                    self.unflushed = 0;
+                    self.service.chain.flush()?;
+                }
+                tracing::info!(?state, "chain sync");
+            }
+            Effect::TipStale { age, outbound } => {
+                tracing::warn!(
+                    age_s = age.as_secs(),
+                    peers = outbound.len(),
+                    "the head has not moved for long"
+                );
+                self.service.conduct.tip_stale(age, outbound);
+            }
+        }
+        Ok(None)
+    }
+
+    fn start(
+        &mut self,
+        peer: PeerId,
+        request: RequestId,
+        stream: StreamType,
+        frame: ghost_frames::EncodedFrame,
+    ) {
+        // Without a session the core hears `PeerDown` next, which ends the peer's requests.
+        if let Some(session) = self.sessions.get(&peer) {
+            self.requests.start(request, session.clone(), stream, frame);
+        }
+    }
+
+    async fn import(&mut self, block: Arc<Block>) -> Result<Input, StoreError> {
+        let id = block.header().id();
+        let verified: HashSet<TxId> = {
+            let pool = self.service.pool.lock().expect("no code panics while it holds the pool");
+            block.transactions().iter().map(SignedTransaction::id).filter(|id| pool.contains(id)).collect()
+        };
+        let verified = |id: &TxId| verified.contains(id);
+        let now = self.service.clock.unix_ms();
+        let behind = self.sync.progress(Instant::now().into_std()).headers_ahead > BEHIND_HEADERS;
+        let result = if behind {
+            self.unflushed += 1;
+            self.service.chain.import_later(block.as_ref().clone(), verified, now)
+        } else {
+            self.service.chain.import(block.as_ref().clone(), verified, now)
+        };
+        if self.unflushed >= FLUSH_EVERY {
+            self.unflushed = 0;
+            self.service.chain.flush()?;
+        }
+        self.service.underway.remove(&id);
+        let outcome = match result {
+            Ok(imported) => {
+                self.imported(imported).await?;
+                ImportOutcome::Stored
+            }
+            Err(error) => {
+                tracing::warn!(block = %id.short(), %error, "block not imported");
+                match error.blame() {
+                    Blame::Ourselves => return Err(import_store_error(error)),
+                    Blame::Nobody => ImportOutcome::Failed,
+                    Blame::Sender | Blame::Proposer => ImportOutcome::Invalid,
+                }
+            }
+        };
+        Ok(Input::Imported { id, outcome })
+    }
+
+    async fn imported(&mut self, imported: Imported) -> Result<(), StoreError> {
+        if imported.placement != Placement::AlreadyKnown {
+            self.service.metrics.blocks_imported.inc();
+        }
+        if let Some(evidence) = &imported.equivocation {
+            tracing::warn!(
+                authority = evidence.authority(),
+                ?evidence,
+                "an authority signed two blocks for one slot"
+            );
+            self.service.metrics.equivocations.inc();
+        }
+        if let Some(change) = imported.head {
+            self.head_changed(change).await?;
+        }
+        self.finality_changed(imported.finality).await
+    }
+
+    // ---- slots and votes
+
+    async fn propose(&mut self) -> Result<(), StoreError> {
+        let now = self.service.clock.unix_ms();
+        let Some(slot) = self.service.chain.duty(now) else { return Ok(()) };
+        // A block on a head that is known to be old would only be a fork. Headers carry signatures of
+        // the authorities, so no peer can silence this node with claims.
+        let behind = self.sync.progress(Instant::now().into_std()).headers_ahead > BEHIND_HEADERS;
+        if behind || self.service.listen_first.is_some_and(|until| Instant::now() < until) {
+            return Ok(());
+        }
+        let candidates = {
+            let pool = self.service.pool.lock().expect("no code panics while it holds the pool");
+            let bytes_max = self.genesis.block_bytes_max as usize;
+            pool.select(bytes_max, self.genesis.block_gas_max).into_iter().cloned().collect()
+        };
+        match self.service.chain.propose(slot, candidates, now) {
+            Ok(proposed) => {
+                self.service.metrics.blocks_proposed.inc();
+                let block = Arc::new(proposed.block);
+                // Told before anything else is done with it: every millisecond counts on its way.
+                self.input(Input::Produced { block }).await?;
+                self.imported(proposed.imported).await
+            }
+            Err(crate::chain::ProposeError::Store(error)) => Err(error),
+            Err(error) => {
+                tracing::debug!(slot, %error, "no block proposed");
+                Ok(())
+            }
+        }
+    }
+
+    async fn vote(&mut self) -> Result<(), StoreError> {
+        let now = self.service.clock.unix_ms();
+        if !self.service.chain.vote_due().is_some_and(|due| due <= now) {
+            return Ok(());
+        }
+        if let Some(own) = self.service.chain.vote(now)? {
+            self.service.metrics.votes_cast.inc();
+            self.gossip(&VoteFrame(own.vote).to_frame(), None);
+            self.finality_changed(own.finality).await?;
+        }
+        Ok(())
+    }
+
+    async fn consensus_frame(&mut self, session: &Session, frame: Frame) -> Result<(), StoreError> {
+        match frame {
+            Frame::Vote(VoteFrame(vote)) => self.vote_received(session, vote).await,
+            Frame::Certificate(Certificate(certificate)) => {
+                let peer = session.peer();
+                match self.certificate(&certificate).await? {
+                    CertificateOutcome::Followed(_) => {
+                        self.gossip(&Certificate(certificate).to_frame(), Some(peer));
+                    }
+                    CertificateOutcome::Waiting(block) => self.input(Input::Missing { peer, block }).await?,
+                    CertificateOutcome::Invalid(_) => {
+                        self.service.conduct.offence(peer, Offence::InvalidCertificate)
+                    }
+                    CertificateOutcome::Known | CertificateOutcome::Refused(_) => {}
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn vote_received(&mut self, session: &Session, vote: Vote) -> Result<(), StoreError> {
+        let peer = session.peer();
+        let outcome = self.service.chain.on_vote(vote)?;
+        match outcome.verdict {
+            VoteVerdict::Added(_) => {
+                self.gossip(&VoteFrame(vote).to_frame(), Some(peer));
+                let target = vote.link.target;
+                if target.height > self.view().head().height && !self.view().contains(&target.id)? {
+                    self.input(Input::Missing { peer, block: target }).await?;
+                }
+            }
+            VoteVerdict::Equivocates(evidence) => {
+                tracing::warn!(
+                    authority = evidence.authority(),
+                    ?evidence,
+                    "an authority signed two votes that exclude each other"
+                );
+                self.service.metrics.equivocations.inc();
+                self.gossip(&VoteFrame(vote).to_frame(), Some(peer));
+            }
+            VoteVerdict::TooFar => self.input(Input::Missing { peer, block: vote.link.target }).await?,
+            VoteVerdict::Invalid(_) => self.service.conduct.offence(peer, Offence::InvalidVote),
+            VoteVerdict::Known | VoteVerdict::Old => {}
+        }
+        self.finality_changed(outcome.finality).await
+    }
+
+    async fn certificate(
+        &mut self,
+        certificate: &FinalityCertificate,
+    ) -> Result<CertificateOutcome, StoreError> {
+        let outcome = self.service.chain.on_certificate(certificate)?;
+        match &outcome {
+            CertificateOutcome::Followed(change) => self.finality_changed(change.clone()).await?,
+            CertificateOutcome::Refused(fault) => {
+                tracing::error!(%fault, "two thirds of the authorities signed what contradicts finality");
+            }
+            _ => {}
+        }
+        Ok(outcome)
+    }
+
+    fn gossip(&self, frame: &ghost_frames::EncodedFrame, except: Option<PeerId>) {
+        for (peer, session) in &self.sessions {
+            if Some(*peer) != except {
+                session.push(StreamType::Consensus, frame);
+            }
+        }
+    }
+
+    async fn finality_changed(&mut self, change: FinalityChange) -> Result<(), StoreError> {
+        if let Some(finalized) = change.finalized {
+            self.service.metrics.finalized_height.set(finalized.height as i64);
+            self.service.overlay.update_hello(|hello| hello.finalized_height = finalized.height);
+        }
+        match change.head {
+            Some(head) => self.head_changed(head).await,
+            None => {
+                if change.finalized.is_some() {
+                    self.service.heads.send_replace(HeadNote { view: self.view(), reorganised: false });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    // ---- head
+
+    async fn head_changed(&mut self, change: HeadChange) -> Result<(), StoreError> {
+        let view = self.view();
+        let metrics = &self.service.metrics;
+        metrics.head_height.set(change.new.height as i64);
+        if !change.reverted.is_empty() {
+            metrics.reorganised(change.reverted.len() as u64);
+            tracing::info!(depth = change.reverted.len(), height = change.new.height, "reorganised");
+        }
+        self.service.overlay.update_hello(|hello| hello.best = (change.new.height, change.new.id));
+
+        let mut touched = BTreeSet::new();
+        for id in change.applied.iter().chain(&change.reverted) {
+            for tx in view.block(id)?.iter().flat_map(|block| block.transactions()) {
+                touched.insert(tx.sender());
+                touched.insert(receiver(tx));
+            }
+        }
+        let returned = SignedTransaction::verify_many(change.returned, &mut self.service.entropy);
+        let pool_change = PoolHeadChange {
+            included: change.included.clone(),
+            // They verified when their block was imported, and do so again.
+            reverted: returned.into_iter().filter_map(Result::ok).collect(),
+            touched: touched.into_iter().collect(),
+        };
+        let outcome = {
+            let accounts = accounts_of(&view);
+            let mut pool = self.service.pool.lock().expect("no code panics while it holds the pool");
+            pool.on_head_change(pool_change, &accounts, Instant::now().into_std())
+        };
+        let note = ToTransactions::HeadChanged { ready: outcome.ready, removed: outcome.removed };
+        // The transaction task ends only with the node.
+        let _ = self.service.transactions.send(note).await;
+
+        let reorganised = !change.reverted.is_empty();
+        self.service.heads.send_replace(HeadNote { view: view.clone(), reorganised });
+        if let Some(head) = view.header(&change.new.id)? {
+            let effects = self.sync.handle(Input::HeadChanged { head }, Instant::now().into_std());
+            Box::pin(self.perform(effects)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn receiver(tx: &SignedTransaction) -> Address {
+    match &tx.body().action {
+        Action::Transfer { to, .. } => *to,
+    }
+}
+
+fn follows(parent: &Header, child: &Header) -> bool {
+    child.parent == parent.id() && child.height == parent.height + 1 && child.slot > parent.slot
+}
+
+fn store_error(error: HeaderError) -> StoreError {
+    match error {
+        HeaderError::Store(error) => error,
+        other => StoreError::damaged(other.to_string()),
+    }
+}
+
+fn import_store_error(error: crate::chain::ImportError) -> StoreError {
+    match error {
+        crate::chain::ImportError::Store(error) => error,
+        other => StoreError::damaged(other.to_string()),
+    }
+}

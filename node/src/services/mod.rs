@@ -1,0 +1,21 @@
+//! The node's tasks: one thin file for each thing it serves.
+//!
+//! | task | owns | hears from | tells |
+//! | --- | --- | --- | --- |
+//! | [`chain`] | chain, block relay and sync | block push, consensus, slots | everyone: the new head |
+//! | [`transactions`] | transaction relay | transaction push and fetch, submissions, new heads | peers |
+//! | [`peers`] | whom to be connected to | sessions that come and go, conduct, the operator | chain and transactions: peers |
+//! | [`serve`] | nothing | block fetch, sync | reads the store |
+//! | [`rpc`], [`events`] | nothing | remote calls, subscriptions | transactions: submissions |
+//!
+//! Values go one way: a transport's bytes become frames, frames go by stream type to one of these
+//! tasks, the task changes its core, and the core's effects go back to sessions.
+
+pub(crate) mod chain;
+pub(crate) mod conduct;
+pub(crate) mod events;
+pub(crate) mod peers;
+pub(crate) mod requests;
+pub(crate) mod rpc;
+pub(crate) mod serve;
+pub(crate) mod transactions;
