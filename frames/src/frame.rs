@@ -99,7 +99,7 @@ frames! {
     BlocksRequest(block::BlocksRequest) = 0x21, max limits::BODIES_PER_REQUEST_MAX * 32, on [BlockFetch, Sync];
     /// One block, whole.
     WholeBlock(block::WholeBlock) = 0x22,
-        max ghost_proto::block::HEADER_LEN + limits::BLOCK_BODY_BYTES_MAX, on [BlockFetch, Sync];
+        max ghost_proto::block::HEADER_LEN + limits::BLOCK_BODY_BYTES_MAX, on [BlockPush, BlockFetch, Sync];
 
     /// What follows the first of these that you know?
     HeadersRequest(sync::HeadersRequest) = 0x30, max 2 + limits::LOCATOR_IDS_MAX * 32, on [Sync];
