@@ -19,7 +19,10 @@ pub(crate) fn check(relative: &str, made: &[u8]) {
     let path = path(relative);
     if regenerating() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, made).unwrap();
+        // Other tests read the file meanwhile: it is replaced whole.
+        let next = path.with_extension("new");
+        fs::write(&next, made).unwrap();
+        fs::rename(&next, &path).unwrap();
         return;
     }
     let frozen = fs::read(&path).unwrap_or_default();

@@ -240,9 +240,9 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             "pushed blocks",
             BlockPush,
             true,
-            &[bytes("announce a block")],
-            &["BlockAnnounce"],
-            "one header",
+            &[bytes("announce a block"), bytes("an empty block")],
+            &["BlockAnnounce", "WholeBlock"],
+            "a header, then a small block whole",
         ),
         make(
             "blocks fetched, asked",
