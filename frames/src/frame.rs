@@ -122,7 +122,7 @@ frames! {
     /// In place of an answer: why there is none.
     RpcFailure(message::RpcFailure) = 0x60, max 2 * KIB, on [Rpc, Events];
     /// How are you?
-    StatusRequest(message::StatusRequest) = 0x61, max 0, on [Rpc];
+    StatusRequest(message::StatusRequest) = 0x61, max 64, on [Rpc];
     /// How I am.
     Status(message::Status) = 0x62, max 16 * KIB, on [Rpc];
     /// Take these transactions.
@@ -146,7 +146,7 @@ frames! {
     /// What waits, best price first.
     PendingAnswer(message::PendingAnswer) = 0x6c, max 64 + limits::RPC_ROWS_MAX * 128, on [Rpc];
     /// Whom are you connected to?
-    PeersListRequest(message::PeersRequest) = 0x6d, max 0, on [Rpc];
+    PeersListRequest(message::PeersRequest) = 0x6d, max 64, on [Rpc];
     /// Connected peers.
     PeersList(message::PeersAnswer) = 0x6e, max limits::RPC_ROWS_MAX * 512, on [Rpc];
     /// Add, drop, ban, unban, explain.
@@ -155,7 +155,7 @@ frames! {
     PeerCommandAnswer(message::PeerCommandAnswer) = 0x70, max 64 * KIB, on [Rpc];
 
     /// Tell me of every new head.
-    HeadsRequest(message::HeadsRequest) = 0x80, max 0, on [Events];
+    HeadsRequest(message::HeadsRequest) = 0x80, max 64, on [Events];
     /// The head is this now.
     HeadEvent(message::HeadEvent) = 0x81, max 512, on [Events];
 }
