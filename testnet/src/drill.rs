@@ -205,13 +205,11 @@ async fn one_try(
     let victim = rng.next_u32() as usize % network.nodes().len();
     time::sleep(moment).await;
 
-    let client = network.connect(victim).await?;
-    let status = client.status().await?;
+    let status = network.connect(victim).await?.status().await?;
     let reported = traffic.tracker.take_reported(victim);
     network.kill(victim).await?;
     let acknowledged = Acknowledged::new(reported, &status)?;
     directory.send_modify(|all| all[victim] = Vec::new());
-    drop(client);
     time::sleep(args.down).await;
 
     let restarting = Instant::now();

@@ -62,3 +62,51 @@ fn main() -> ExitCode {
     });
     result.unwrap_or_else(|failure| out.fail(&failure))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_declared_commands_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_contract_parses() {
+        for line in [
+            "testnet up",
+            "testnet up --nodes 4 --tps 50 --seed 9 --for 30s --json --dir d --keep",
+            "testnet up --nodes 64 --tps 0 --slot-ms 100",
+            "testnet restart-drill --tries 30",
+            "testnet restart-drill --tries 1 --nodes 4 --down 500ms --json",
+            "testnet payloads --count 1000 --write f",
+            "testnet payloads --from f --json",
+        ] {
+            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        for line in [
+            "testnet",
+            "testnet up --nodes 0",
+            "testnet up --nodes 65",
+            "testnet up --tps 20001",
+            "testnet up --slot-ms 99",
+            "testnet up --for soon",
+            "testnet restart-drill --tries 0",
+            "testnet restart-drill --nodes 1",
+            "testnet payloads --count 0",
+            "testnet payloads --count 5 --from f",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -58,9 +58,14 @@ impl Reach {
         }
     }
 
-    /// True while the node is down on purpose.
-    fn is_down(&self) -> bool {
-        self.directory.borrow()[self.node].is_empty()
+    /// Returns when the node listens elsewhere than at the last [`Self::connect`], or no longer: what
+    /// the connection to it is worth would show only after a timeout.
+    async fn moved(&self) {
+        let mut directory = self.directory.clone();
+        let before = directory.borrow_and_update()[self.node].clone();
+        if directory.wait_for(|all| all[self.node] != before).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -71,7 +71,12 @@ impl Lane {
                 client = self.reach.connect() => client,
                 () = stopped(stop.clone()) => return,
             };
-            if let Err(failure) = self.serve(&client, &stop).await {
+            let reach = self.reach.clone();
+            let served = tokio::select! {
+                served = self.serve(&client, &stop) => served,
+                () = reach.moved() => continue,
+            };
+            if let Err(failure) = served {
                 tracing::debug!(node = self.reach.node, error = failure.text(), "traffic interrupted");
                 time::sleep(RETRY_EVERY).await;
             }
@@ -91,9 +96,6 @@ impl Lane {
             let count = usize::try_from(due.saturating_sub(made)).unwrap_or(usize::MAX).min(SUBMIT_TXS_MAX);
             if count == 0 {
                 time::sleep(TICK).await;
-                if self.reach.is_down() {
-                    return Ok(());
-                }
                 continue;
             }
             made += count as u64;

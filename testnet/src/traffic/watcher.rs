@@ -44,8 +44,13 @@ pub(super) async fn watch(mut reach: Reach, genesis: BlockId, tracker: Arc<Track
     let mut known = Known::new(genesis);
     loop {
         let client = reach.connect().await;
-        if let Err(failure) = follow(&client, reach.node, &mut known, &tracker).await {
-            tracing::debug!(node = reach.node, error = failure.text(), "watching interrupted");
+        tokio::select! {
+            followed = follow(&client, reach.node, &mut known, &tracker) => {
+                if let Err(failure) = followed {
+                    tracing::debug!(node = reach.node, error = failure.text(), "watching interrupted");
+                }
+            }
+            () = reach.moved() => {}
         }
         tokio::time::sleep(RETRY_EVERY).await;
     }

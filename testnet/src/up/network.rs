@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, OpenOptions},
-    net::UdpSocket,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -13,7 +12,6 @@ use ghost_node::{
         connect::dial,
         output::{Failure, unix_ms_now},
     },
-    doctor::socket_of,
     home::Home,
 };
 use ghost_proto::{Genesis, Multiaddr, PeerId, record};
@@ -350,12 +348,6 @@ impl Network {
         self.place.clean(nodes);
         killed
     }
-
-    /// True if every port that a node listened on can be bound again.
-    pub fn ports_are_free(&self) -> bool {
-        let sockets = self.nodes.iter().flat_map(|node| &node.addresses).filter_map(socket_of);
-        sockets.into_iter().all(|socket| UdpSocket::bind(socket).is_ok())
-    }
 }
 
 /// A connection of ours to a node, known by its addresses. Which key it shows depends on seed and node.
@@ -370,6 +362,8 @@ fn without_peer(address: &Multiaddr) -> Multiaddr {
 
 #[cfg(test)]
 mod tests {
+    use ghost_node::doctor::socket_of;
+
     use super::*;
 
     fn plan(nodes: u16) -> Plan {
