@@ -1,1 +1,15 @@
 //! Local ghostd networks: real processes on loopback and simulated worlds in virtual time.
+//!
+//! - [`genesis`]: keys, accounts and the chain of a network, all of them from one seed.
+//! - [`up`]: the processes, the live table and `testnet up`.
+//! - [`traffic`]: transfers at a steady pace, and when each was seen in a block.
+//! - [`report`]: what happened, counted by reading it from every node.
+//! - [`drill`]: `testnet restart-drill`. [`payloads`]: `testnet payloads`.
+
+pub mod drill;
+pub mod genesis;
+pub mod payloads;
+pub mod report;
+pub mod stop;
+pub mod traffic;
+pub mod up;

@@ -1,3 +1,112 @@
 //! Local ghostd networks.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ghost_node::cli::output::{Failure, Out};
+use ghost_testnet::{drill, payloads, stop::Stop, up};
+
+const EXAMPLES: &str = "\
+Examples:
+  testnet up                                    four nodes, 50 transfers a second, until Ctrl-C
+  testnet up --nodes 16 --tps 500 --for 60s --json
+  testnet restart-drill --tries 30              kill -9 a random node, again and again
+  testnet payloads --count 1000                 opaque bytes in at one node, out at another
+
+Every node is a process of its own. None outlives this one, however it ends.";
+
+/// Local networks of real ghostd processes.
+#[derive(Debug, Parser)]
+#[command(name = "testnet", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a network with traffic, and sum it up
+    Up(up::UpArgs),
+    /// Kill nodes without warning, start them again, and see that nothing acknowledged is lost
+    RestartDrill(drill::DrillArgs),
+    /// Send payloads of real-chain sizes through one node and read them back from another
+    Payloads(payloads::PayloadsArgs),
+}
+
+fn main() -> ExitCode {
+    let mut args: Vec<_> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|arg| arg == up::child::HIDDEN) {
+        return up::child::main(args.drain(2..));
+    }
+    // Exits with 2 for wrong usage, and with 0 after help.
+    let cli = Cli::parse();
+    let json = match &cli.command {
+        Command::Up(args) => args.json,
+        Command::RestartDrill(args) => args.json,
+        Command::Payloads(args) => args.json,
+    };
+    let out = Out::new(json);
+    let work = async {
+        let stop = Stop::listen()?;
+        match cli.command {
+            Command::Up(args) => up::run(&args, &out, &stop).await,
+            Command::RestartDrill(args) => drill::run(&args, &out, &stop).await,
+            Command::Payloads(args) => payloads::run(&args, &out, &stop).await,
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = runtime.map_err(Failure::from).and_then(|runtime| {
+        let result = runtime.block_on(work);
+        runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+        result
+    });
+    result.unwrap_or_else(|failure| out.fail(&failure))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_declared_commands_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_contract_parses() {
+        for line in [
+            "testnet up",
+            "testnet up --nodes 4 --tps 50 --seed 9 --for 30s --json --dir d --keep",
+            "testnet up --nodes 64 --tps 0 --slot-ms 100",
+            "testnet restart-drill --tries 30",
+            "testnet restart-drill --tries 1 --nodes 4 --down 500ms --json",
+            "testnet payloads --count 1000 --write f",
+            "testnet payloads --from f --json",
+        ] {
+            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_2() {
+        for line in [
+            "testnet",
+            "testnet up --nodes 0",
+            "testnet up --nodes 65",
+            "testnet up --tps 20001",
+            "testnet up --slot-ms 99",
+            "testnet up --for soon",
+            "testnet restart-drill --tries 0",
+            "testnet restart-drill --nodes 1",
+            "testnet payloads --count 0",
+            "testnet payloads --count 5 --from f",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! `testnet up`.
+
+pub mod child;
+pub mod network;
+pub mod table;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+use ghost_node::cli::{
+    output::{Failure, Out},
+    parse_duration,
+};
+use ghost_proto::limits::{SLOT_MS_MAX, SLOT_MS_MIN};
+use tokio::sync::watch;
+
+use crate::{
+    genesis::{NODES_MAX, Plan, SEED_DEFAULT},
+    report::{Report, report, settle},
+    stop::Stop,
+    traffic::{Pace, TPS_MAX, Traffic, accounts_for, directory_of, lost_lane},
+};
+use network::Network;
+
+const EXAMPLES: &str = "\
+Examples:
+  testnet up
+  testnet up --nodes 16 --tps 500 --for 60s --json
+  testnet up --dir /tmp/net --keep              homes and logs stay there
+  ghostd status --node ADDRESS                  with an address that is printed
+
+Without --for it runs until Ctrl-C, and sums up then. Exit code 1 if the heads do not agree at the end or
+an accepted transaction is not in a block of every node.";
+
+/// `testnet up`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct UpArgs {
+    /// How many nodes; the first 16 propose and vote
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
+    pub nodes: u16,
+    /// Transfers a second over all nodes
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=i64::from(TPS_MAX)))]
+    pub tps: u32,
+    /// Decides every key
+    #[arg(long, value_name = "S", default_value_t = SEED_DEFAULT)]
+    pub seed: u64,
+    /// How long to make traffic [default: until Ctrl-C]
+    #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+    pub duration: Option<Duration>,
+    /// End with one JSON object on standard output, and show nothing else there
+    #[arg(long)]
+    pub json: bool,
+    /// Where to put the homes; must be empty or not there [default: a temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Leave the homes and logs where they are
+    #[arg(long)]
+    pub keep: bool,
+    /// Slot length in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(SLOT_MS_MIN..=SLOT_MS_MAX))]
+    pub slot_ms: u64,
+    /// Which lines the nodes log, such as warn,ghost=debug; each to ghostd.log in its home
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// Runs a network until its time is over or someone asks to stop, and sums it up.
+pub async fn run(args: &UpArgs, out: &Out, stop: &Stop) -> Result<ExitCode, Failure> {
+    let plan = Plan {
+        seed: args.seed,
+        nodes: args.nodes,
+        accounts: accounts_for(args.tps, args.nodes),
+        slot_ms: args.slot_ms,
+    };
+    let mut network = Network::prepare(plan, args.dir.as_deref(), args.keep, args.log.clone())?;
+    let dir = network.dir().to_owned();
+    let result = live(args, &mut network, out, stop).await;
+    // Whatever happened, no process is left behind.
+    let killed = network.stop().await;
+    if killed > 0 {
+        out.remark(format!("{killed} nodes did not stop within their time and were killed"));
+    }
+    if args.keep {
+        out.remark(format!("homes and logs are in {}", dir.display()));
+    }
+    let Some(report) = result? else {
+        return Err(Failure::new("stopped before all nodes ran"));
+    };
+    let complaints = report.complaints();
+    out.answer(&serde_json::to_value(&report)?, report.text())?;
+    for complaint in &complaints {
+        let _ = writeln!(io::stderr(), "error: {complaint}");
+    }
+    Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// From the first process to the report; `None` if it was stopped before all nodes ran.
+async fn live(
+    args: &UpArgs,
+    network: &mut Network,
+    out: &Out,
+    stop: &Stop,
+) -> Result<Option<Report>, Failure> {
+    let started = Instant::now();
+    tokio::select! {
+        result = network.start_all() => result?,
+        () = stop.asked() => return Ok(None),
+    }
+    out.remark(format!("{} nodes listen after {:.1} s:", args.nodes, started.elapsed().as_secs_f64()));
+    for node in network.nodes() {
+        // Those who read JSON may want to point a client at them too.
+        let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
+        let _ = writeln!(io::stderr(), "node {}  {}", node.index, addresses.join(" "));
+    }
+    let clients = network.connect_all().await?;
+    let (_directory, addresses) = watch::channel(directory_of(network.nodes()));
+    let pace = Pace { tps: args.tps, seed: args.seed };
+    let mut traffic = Traffic::start(pace, network.plan().senders(), network.genesis(), addresses);
+    let tracker = traffic.tracker.clone();
+    let begun = Instant::now();
+    let over = async {
+        match args.duration {
+            Some(duration) => drop(stop.sleep(duration).await),
+            None => stop.asked().await,
+        }
+    };
+    let shown = async {
+        match args.json {
+            true => std::future::pending().await,
+            false => table::show(&clients, &tracker).await,
+        }
+    };
+    tokio::select! {
+        () = over => {}
+        () = shown => {}
+        failure = network.watch() => return Err(failure),
+    }
+    traffic.stop_lanes().await;
+    let traffic_time = begun.elapsed();
+    out.remark("traffic ended; waiting until everything is in blocks and final");
+    let moment = tokio::select! {
+        moment = settle(&clients, &tracker, args.slot_ms, Some(stop)) => moment,
+        failure = network.watch() => return Err(failure),
+    };
+    let tracker = traffic.finish().await;
+    let summary = tracker.summary();
+    if let Some(failure) = lost_lane(&summary) {
+        return Err(failure);
+    }
+    if summary.rejected > 0 {
+        out.remark(format!("refused: {}", summary.reasons_text()));
+    }
+    report(&clients, &moment, &summary, &tracker.accepted_ids(), traffic_time).await.map(Some)
+}

@@ -1,0 +1,230 @@
+//! Real processes: what `testnet` leaves behind, which must be nothing.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::UdpSocket,
+    path::Path,
+    process::{Child, ChildStderr, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// How long anything here may take on a machine that does something else as well.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Rounds of what has to hold every time. `GHOST_TESTNET_ROUNDS=100` runs as many.
+fn rounds(usual: usize) -> usize {
+    std::env::var("GHOST_TESTNET_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+fn testnet(args: &[&str], dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_testnet"));
+    command
+        .args(args)
+        .arg("--dir")
+        .arg(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Waits for a condition of the outside world, looking often and not for ever.
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Processes whose command line names a path below `dir`, other than this one.
+fn processes_of(dir: &Path) -> Vec<u32> {
+    let name = dir.to_str().unwrap().as_bytes();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        // A process that ended meanwhile has none; a zombie's is empty.
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if pid != std::process::id() && line.windows(name.len()).any(|part| part == name) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// The UDP ports in the lines that tell the addresses of the nodes.
+fn ports_in(text: &str) -> Vec<u16> {
+    text.split("/udp/").skip(1).filter_map(|rest| rest.split('/').next()?.parse().ok()).collect()
+}
+
+fn assert_free(ports: &[u16]) {
+    assert!(!ports.is_empty());
+    for port in ports {
+        UdpSocket::bind(("127.0.0.1", *port)).unwrap_or_else(|error| panic!("port {port}: {error}"));
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_raw(child.id().try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+/// Reads standard error until a node's address is told.
+fn read_addresses(stderr: ChildStderr, nodes: usize) -> (Vec<u16>, thread::JoinHandle<()>) {
+    let mut lines = BufReader::new(stderr).lines();
+    let mut ports = Vec::new();
+    while ports.len() < nodes {
+        let line = lines.next().expect("it ended before all nodes listened").unwrap();
+        ports.extend(ports_in(&line));
+    }
+    // Whoever writes must not block on a pipe that is full.
+    (ports, thread::spawn(move || while lines.next().is_some() {}))
+}
+
+fn up(dir: &Path, seed: &str) -> (Output, Value) {
+    let args = [
+        "up",
+        "--nodes",
+        "2",
+        "--tps",
+        "20",
+        "--slot-ms",
+        "200",
+        "--for",
+        "1s",
+        "--json",
+        "--keep",
+        "--seed",
+        seed,
+    ];
+    let output = testnet(&args, dir).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let value = serde_json::from_str(&text)
+        .unwrap_or_else(|error| panic!("{error}: {text}\n{}", String::from_utf8_lossy(&output.stderr)));
+    (output, value)
+}
+
+#[test]
+fn scenario_44_up_and_down_again_and_again_leaves_nothing_and_keys_follow_the_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first: Option<(Vec<Vec<u8>>, Value)> = None;
+    for round in 0..rounds(5) {
+        let home = dir.path().join(format!("round-{round}"));
+        let (output, report) = up(&home, "11");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "round {round}: {stderr}\n{report}");
+        assert_eq!(processes_of(&home), [] as [u32; 0], "round {round}: a process is left");
+        assert_free(&ports_in(&stderr));
+        assert_eq!(report["heads_agree"], true);
+        assert_eq!(report["tx"]["included"], report["tx"]["submitted"], "{report}");
+        assert!(report["tx"]["included"].as_u64().unwrap() > 0 && report["blocks"].as_u64().unwrap() > 0);
+        let keys: Vec<Vec<u8>> =
+            ["node-0/node.key", "node-1/node.key", "node-1/operator.key", "node-0/authority.key"]
+                .iter()
+                .map(|file| fs::read(home.join(file)).unwrap())
+                .collect();
+        let peers = Value::from_iter(
+            report["per_node"].as_array().unwrap().iter().map(|node| node["peer_id"].clone()),
+        );
+        match &first {
+            Some(first) => assert_eq!(*first, (keys, peers), "round {round}: other keys for the same seed"),
+            None => first = Some((keys, peers)),
+        }
+    }
+    let (_, report) = up(&dir.path().join("other"), "12");
+    let (_, peers) = first.unwrap();
+    assert_ne!(report["per_node"][0]["peer_id"], peers[0], "another seed, and the same key");
+}
+
+#[test]
+fn scenario_44_ctrl_c_at_any_moment_of_the_start_leaves_no_process_and_no_home() {
+    let dir = tempfile::tempdir().unwrap();
+    // What is there tells how far the start is; each is a moment to interrupt at.
+    let moments =
+        ["", "node-0/config.toml", "node-0/lock", "node-0/address", "node-2/lock", "node-3/address"];
+    for round in 0..rounds(moments.len()) {
+        let home = dir.path().join(format!("round-{round}"));
+        let mut child = testnet(&["up", "--slot-ms", "200", "--json"], &home).spawn().unwrap();
+        let drain =
+            child.stderr.take().map(|stderr| thread::spawn(move || BufReader::new(stderr).lines().count()));
+        let moment = home.join(moments[round % moments.len()]);
+        wait_until("the start has come to its moment", || {
+            moment.exists() || child.try_wait().unwrap().is_some()
+        });
+        assert!(child.try_wait().unwrap().is_none(), "round {round}: it ended by itself");
+        signal(&child, Signal::INT);
+        let output = child.wait_with_output().unwrap();
+        drain.unwrap().join().unwrap();
+        assert_eq!(processes_of(&home), [] as [u32; 0], "round {round}: a process is left");
+        assert!(!home.exists(), "round {round}: a home is left");
+        // The program that reads gets its one object in any case.
+        if output.status.code().is_some() {
+            let lines = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(lines.lines().count(), 1, "round {round}: {lines}");
+            serde_json::from_str::<Value>(&lines).unwrap();
+        }
+    }
+}
+
+#[test]
+fn scenario_44_nodes_end_when_their_parent_is_killed_without_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..rounds(2) {
+        let home = dir.path().join(format!("round-{round}"));
+        let mut child =
+            testnet(&["up", "--nodes", "3", "--slot-ms", "200", "--json"], &home).spawn().unwrap();
+        let (ports, drain) = read_addresses(child.stderr.take().unwrap(), 3);
+        assert!(processes_of(&home).len() >= 4, "the parent and three nodes run");
+        signal(&child, Signal::KILL);
+        child.wait().unwrap();
+        drain.join().unwrap();
+        wait_until("the nodes have ended", || processes_of(&home).is_empty());
+        assert_free(&ports);
+    }
+}
+
+#[test]
+fn a_summary_comes_on_ctrl_c_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("net");
+    let mut child =
+        testnet(&["up", "--nodes", "2", "--slot-ms", "200", "--tps", "20", "--json"], &home).spawn().unwrap();
+    let (ports, drain) = read_addresses(child.stderr.take().unwrap(), 2);
+    signal(&child, Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    drain.join().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{report}");
+    assert_eq!(report["nodes"], 2);
+    assert_free(&ports);
+    assert!(!home.exists());
+}
+
+#[test]
+fn scenario_30_killed_nodes_come_back_with_all_they_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let tries = rounds(2).to_string();
+    let args = ["restart-drill", "--tries", &tries, "--down", "1s", "--slot-ms", "200", "--json"];
+    let output = testnet(&args, &dir.path().join("net")).output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    let lines: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), rounds(2) + 1);
+    assert_eq!(lines.last().unwrap()["passed"], true);
+}
+
+#[test]
+fn payloads_come_back_byte_for_byte_from_another_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = testnet(&["payloads", "--count", "60", "--nodes", "2", "--json"], &dir.path().join("net"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&report["submitted"], &report["identical"]), (&60.into(), &60.into()));
+}
