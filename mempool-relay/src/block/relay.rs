@@ -351,6 +351,15 @@ impl BlockRelay {
         children.map(|(id, _)| *id).collect()
     }
 
+    /// Chain sync gets a block and what stands on it.
+    pub(crate) fn yield_branch(&mut self, id: BlockId, effects: &mut Vec<Effect>) -> Orphans {
+        let mut orphans = Vec::new();
+        if self.fetches.header(&id).is_some() {
+            self.drop_branch(id, &mut orphans, effects);
+        }
+        orphans
+    }
+
     /// A wanted block can no longer be had: it and all that stands on it leaves the relay.
     fn drop_branch(&mut self, id: BlockId, orphans: &mut Orphans, effects: &mut Vec<Effect>) {
         if let Some((header, sources)) = self.fetches.remove(&id, effects) {

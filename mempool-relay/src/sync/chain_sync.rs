@@ -201,23 +201,23 @@ impl ChainSync {
         effects.push(Effect::CheckHeaders { request, peer, headers });
     }
 
-    /// What the chain says of them.
+    /// What the chain says of them. Answers the blocks that are new in the window.
     pub(crate) fn headers_checked(
         &mut self,
         request: RequestId,
         verdict: HeadersVerdict,
         now: Instant,
         effects: &mut Vec<Effect>,
-    ) {
-        let Some(leader) = self.leader.as_mut() else { return };
-        let Ask::Checking { request: checking, headers } = &mut leader.ask else { return };
+    ) -> Vec<BlockId> {
+        let Some(leader) = self.leader.as_mut() else { return Vec::new() };
+        let Ask::Checking { request: checking, headers } = &mut leader.ask else { return Vec::new() };
         if *checking != request {
-            return;
+            return Vec::new();
         }
         let (peer, headers) = (leader.peer, std::mem::take(headers));
         leader.ask = Ask::Nothing;
         match verdict {
-            HeadersVerdict::Good { known } => self.follow(peer, headers, known, now),
+            HeadersVerdict::Good { known } => return self.follow(peer, headers, known, now),
             HeadersVerdict::Ignore => {
                 leader.done = true;
                 self.nothing_new(&peer, now);
@@ -229,6 +229,7 @@ impl ChainSync {
                 self.fail_leader(now);
             }
         }
+        Vec::new()
     }
 
     fn nothing_new(&mut self, peer: &PeerId, now: Instant) {
@@ -249,16 +250,16 @@ impl ChainSync {
     }
 
     /// Puts checked headers of the leader into the window.
-    fn follow(&mut self, from: PeerId, headers: Vec<Header>, known: usize, now: Instant) {
+    fn follow(&mut self, from: PeerId, headers: Vec<Header>, known: usize, now: Instant) -> Vec<BlockId> {
         let full = headers.len() == HEADERS_PER_ANSWER_MAX;
         let Some(tip) = headers.last().map(|last| Checkpoint { height: last.height, id: last.id() }) else {
-            return;
+            return Vec::new();
         };
         let window = &self.schedule.window;
         // Headers connect, so all before one that is in the window are its ancestors.
         let seen = headers.iter().rposition(|header| window.contains(&header.id())).map_or(0, |at| at + 1);
         let new: Vec<Header> = headers.into_iter().skip(known.max(seen)).collect();
-        let mut deferred = false;
+        let (mut deferred, mut added) = (false, Vec::new());
         if let Some(first) = new.first() {
             let fork = window.position(&first.parent).map_or(0, |at| at + 1);
             // Another chain than the one being fetched waits until that is done with: a tall claim must not
@@ -269,6 +270,7 @@ impl ChainSync {
                     self.forget_lacks();
                 }
                 for header in new {
+                    added.push(header.id());
                     self.schedule.window.push(header, from);
                 }
             }
@@ -278,15 +280,19 @@ impl ChainSync {
             leader.cursor = Some(tip);
             leader.done = !full || deferred;
         }
-        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let Some(peer) = self.peers.get_mut(&from) else { return added };
         peer.probe = false;
         peer.deferred = deferred;
         peer.height = peer.height.max(tip.height);
-        if deferred || (!full && covered) {
+        if full {
+            // More follows: what it claims stands above this.
+            peer.claim = peer.claim.or(Some(tip));
+        } else if deferred || covered {
             peer.claim = Some(tip);
-        } else if !full {
+        } else {
             self.nothing_new(&from, now);
         }
+        added
     }
 
     /// Drops the window from a position on: another chain, or none.

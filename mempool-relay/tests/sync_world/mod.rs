@@ -1,5 +1,5 @@
 //! One node under test among made-up peers, in virtual time.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::print_stdout)]
 
 pub mod chain;
 
