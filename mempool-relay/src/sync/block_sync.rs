@@ -89,7 +89,7 @@ impl BlockSync {
             Input::Headers { request, headers } => self.sync.headers(request, headers, now, fx),
             Input::HeadersChecked { request, verdict } => {
                 let added = self.sync.headers_checked(request, verdict, now, fx);
-                self.take_over(&added, fx);
+                self.take_over(&added, now, fx);
             }
             Input::Fetched { request, block } => self.fetched(request, block, now, fx),
             Input::Progress { request, bytes } => {
@@ -163,10 +163,12 @@ impl BlockSync {
     }
 
     /// Blocks that the relay was about to get are chain sync's now; those with the importer stay there.
-    fn take_over(&mut self, added: &[BlockId], fx: &mut Vec<Effect>) {
+    fn take_over(&mut self, added: &[BlockId], now: Instant, fx: &mut Vec<Effect>) {
         for id in added {
-            if self.relay.block(id).is_some() {
+            if self.relay.is_handed(id) {
                 self.sync.schedule.window.handed_elsewhere(id);
+            } else if let Some((from, block)) = self.relay.yield_waiting(id) {
+                self.sync.offered(from, block, now, fx);
             } else {
                 let orphans = self.relay.yield_branch(*id, fx);
                 self.claim(orphans);

@@ -352,13 +352,13 @@ impl ChainSync {
                 if let (Some(at), Some(from)) = (slot, from) {
                     self.cut(at, effects);
                     effects.push(Effect::Offence { peer: from, what: Offence::InvalidChain });
-                    self.give_up_on(&from, now);
+                    self.give_up_on(&from, now, effects);
                 }
             }
             ImportOutcome::Failed => {
                 if let Some(at) = slot {
                     self.cut(at, effects);
-                    self.leader = None;
+                    self.dismiss_leader(effects);
                     self.paused_until = Some(now + IMPORT_FAILED_PAUSE);
                 }
             }
@@ -367,20 +367,26 @@ impl ChainSync {
     }
 
     /// A peer's chain turned out to be of no use.
-    fn give_up_on(&mut self, from: &PeerId, now: Instant) {
+    fn give_up_on(&mut self, from: &PeerId, now: Instant, effects: &mut Vec<Effect>) {
         if let Some(peer) = self.peers.get_mut(from) {
             peer.leading.fail(now, LEADER_BACKOFF_MIN, LEADER_BACKOFF_MAX);
         }
-        self.leader = None;
+        self.dismiss_leader(effects);
+    }
+
+    fn dismiss_leader(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(request) = self.leader.take().and_then(|leader| leader.open_request()) {
+            effects.push(Effect::Cancel { request });
+        }
     }
 
     pub(crate) fn pump(&mut self, now: Instant, next_request: &mut u64, effects: &mut Vec<Effect>) {
         self.schedule.hand_over(effects);
-        self.check_front(now, effects);
         if self.paused_until.is_some_and(|until| now < until) {
             return;
         }
         self.paused_until = None;
+        self.check_front(now, effects);
         self.lead(now, next_request, effects);
         self.schedule.pump(now, &mut self.peers, next_request, effects);
     }
@@ -482,10 +488,13 @@ impl ChainSync {
         }
         self.cut(at, effects);
         self.front = None;
-        self.give_up_on(&from, now);
+        self.give_up_on(&from, now, effects);
     }
 
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        if self.paused_until.is_some() {
+            return self.paused_until;
+        }
         let headers = self.leader.as_ref().and_then(|leader| match leader.ask {
             Ask::Asked { until, .. } => Some(until),
             Ask::Nothing | Ask::Checking { .. } => None,
@@ -495,6 +504,6 @@ impl ChainSync {
         let front =
             self.front.map(|(_, until)| until).filter(|until| *until > now || self.has_alternative(now));
         let bodies = self.schedule.next_deadline(now, &self.peers);
-        [headers, leaders, front, bodies, self.paused_until].into_iter().flatten().min()
+        [headers, leaders, front, bodies].into_iter().flatten().min()
     }
 }
