@@ -65,7 +65,7 @@ fn remote() -> impl Strategy<Value = (Remote, u64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn one_honest_peer_is_enough(

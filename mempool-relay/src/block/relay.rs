@@ -351,6 +351,27 @@ impl BlockRelay {
         children.map(|(id, _)| *id).collect()
     }
 
+    /// Chain sync gets a wanted block and what stands on it.
+    pub(crate) fn yield_branch(&mut self, id: BlockId, effects: &mut Vec<Effect>) -> Orphans {
+        let mut orphans = Vec::new();
+        if self.fetches.header(&id).is_some() {
+            self.drop_branch(id, &mut orphans, effects);
+        }
+        orphans
+    }
+
+    /// True if the block is with the importer.
+    pub(crate) fn is_handed(&self, id: &BlockId) -> bool {
+        self.pending.get(id).is_some_and(|pending| pending.handed)
+    }
+
+    /// Chain sync gets a block that is here and waits for its parent.
+    pub(crate) fn yield_waiting(&mut self, id: &BlockId) -> Option<(PeerId, Arc<Block>)> {
+        let pending = self.pending.remove(id)?;
+        self.pending_bytes -= size(pending.block.header());
+        Some((pending.from, pending.block))
+    }
+
     /// A wanted block can no longer be had: it and all that stands on it leaves the relay.
     fn drop_branch(&mut self, id: BlockId, orphans: &mut Orphans, effects: &mut Vec<Effect>) {
         if let Some((header, sources)) = self.fetches.remove(&id, effects) {

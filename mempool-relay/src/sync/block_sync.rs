@@ -75,22 +75,21 @@ impl BlockSync {
         let fx = &mut effects;
         match input {
             Input::PeerUp { peer, outbound, best, best_known, rtt } => {
+                if self.sync.peers.contains_key(&peer) {
+                    self.peer_down(&peer, fx);
+                }
                 self.relay.peer_up(peer, outbound, best.id, rtt);
                 self.sync.peers.insert(peer, SyncPeer::new(outbound, rtt, best, best_known));
             }
-            Input::PeerDown { peer } => {
-                self.certificate.peer_down(&peer);
-                self.sync.peer_down(&peer);
-                let orphans = self.relay.peer_down(&peer, fx);
-                self.claim(orphans);
-            }
+            Input::PeerDown { peer } => self.peer_down(&peer, fx),
             Input::Announced { peer, header, verdict } => self.announced(peer, &header, verdict, now, fx),
             Input::Pushed { peer, block, verdict } => self.pushed(peer, block, verdict, now, fx),
             Input::Missing { peer, block } => self.sync.claimed(&peer, block),
             Input::Produced { block } => self.relay.produced(&block, fx),
             Input::Headers { request, headers } => self.sync.headers(request, headers, now, fx),
             Input::HeadersChecked { request, verdict } => {
-                self.sync.headers_checked(request, verdict, now, fx)
+                let added = self.sync.headers_checked(request, verdict, now, fx);
+                self.take_over(&added, now, fx);
             }
             Input::Fetched { request, block } => self.fetched(request, block, now, fx),
             Input::Progress { request, bytes } => {
@@ -161,6 +160,27 @@ impl BlockSync {
         for (peer, block) in orphans {
             self.sync.claimed(&peer, block);
         }
+    }
+
+    /// Blocks that the relay was about to get are chain sync's now; those with the importer stay there.
+    fn take_over(&mut self, added: &[BlockId], now: Instant, fx: &mut Vec<Effect>) {
+        for id in added {
+            if self.relay.is_handed(id) {
+                self.sync.schedule.window.handed_elsewhere(id);
+            } else if let Some((from, block)) = self.relay.yield_waiting(id) {
+                self.sync.offered(from, block, now, fx);
+            } else {
+                let orphans = self.relay.yield_branch(*id, fx);
+                self.claim(orphans);
+            }
+        }
+    }
+
+    fn peer_down(&mut self, peer: &PeerId, fx: &mut Vec<Effect>) {
+        self.certificate.peer_down(peer);
+        self.sync.peer_down(peer);
+        let orphans = self.relay.peer_down(peer, fx);
+        self.claim(orphans);
     }
 
     fn announced(
@@ -302,8 +322,8 @@ impl BlockSync {
         if !self.sync.peers.is_empty()
             && let Some(age) = self.tip.stale(now)
         {
-            let outbound = self.sync.peers.iter().filter(|(_, peer)| peer.outbound).map(|(peer, _)| *peer);
-            fx.push(Effect::TipStale { age, outbound: outbound.collect() });
+            let idle = self.sync.peers.iter().filter(|(_, peer)| peer.outbound && peer.claim.is_none());
+            fx.push(Effect::TipStale { age, outbound: idle.map(|(peer, _)| *peer).collect() });
             self.sync.challenge_all();
         }
         self.relay.pump(now, &mut self.next_request, fx);

@@ -201,23 +201,23 @@ impl ChainSync {
         effects.push(Effect::CheckHeaders { request, peer, headers });
     }
 
-    /// What the chain says of them.
+    /// What the chain says of them. Answers the blocks that are new in the window.
     pub(crate) fn headers_checked(
         &mut self,
         request: RequestId,
         verdict: HeadersVerdict,
         now: Instant,
         effects: &mut Vec<Effect>,
-    ) {
-        let Some(leader) = self.leader.as_mut() else { return };
-        let Ask::Checking { request: checking, headers } = &mut leader.ask else { return };
+    ) -> Vec<BlockId> {
+        let Some(leader) = self.leader.as_mut() else { return Vec::new() };
+        let Ask::Checking { request: checking, headers } = &mut leader.ask else { return Vec::new() };
         if *checking != request {
-            return;
+            return Vec::new();
         }
         let (peer, headers) = (leader.peer, std::mem::take(headers));
         leader.ask = Ask::Nothing;
         match verdict {
-            HeadersVerdict::Good { known } => self.follow(peer, headers, known, now),
+            HeadersVerdict::Good { known } => return self.follow(peer, headers, known, now),
             HeadersVerdict::Ignore => {
                 leader.done = true;
                 self.nothing_new(&peer, now);
@@ -229,6 +229,7 @@ impl ChainSync {
                 self.fail_leader(now);
             }
         }
+        Vec::new()
     }
 
     fn nothing_new(&mut self, peer: &PeerId, now: Instant) {
@@ -249,16 +250,16 @@ impl ChainSync {
     }
 
     /// Puts checked headers of the leader into the window.
-    fn follow(&mut self, from: PeerId, headers: Vec<Header>, known: usize, now: Instant) {
+    fn follow(&mut self, from: PeerId, headers: Vec<Header>, known: usize, now: Instant) -> Vec<BlockId> {
         let full = headers.len() == HEADERS_PER_ANSWER_MAX;
         let Some(tip) = headers.last().map(|last| Checkpoint { height: last.height, id: last.id() }) else {
-            return;
+            return Vec::new();
         };
         let window = &self.schedule.window;
         // Headers connect, so all before one that is in the window are its ancestors.
         let seen = headers.iter().rposition(|header| window.contains(&header.id())).map_or(0, |at| at + 1);
         let new: Vec<Header> = headers.into_iter().skip(known.max(seen)).collect();
-        let mut deferred = false;
+        let (mut deferred, mut added) = (false, Vec::new());
         if let Some(first) = new.first() {
             let fork = window.position(&first.parent).map_or(0, |at| at + 1);
             // Another chain than the one being fetched waits until that is done with: a tall claim must not
@@ -269,6 +270,7 @@ impl ChainSync {
                     self.forget_lacks();
                 }
                 for header in new {
+                    added.push(header.id());
                     self.schedule.window.push(header, from);
                 }
             }
@@ -278,15 +280,19 @@ impl ChainSync {
             leader.cursor = Some(tip);
             leader.done = !full || deferred;
         }
-        let Some(peer) = self.peers.get_mut(&from) else { return };
+        let Some(peer) = self.peers.get_mut(&from) else { return added };
         peer.probe = false;
         peer.deferred = deferred;
         peer.height = peer.height.max(tip.height);
-        if deferred || (!full && covered) {
+        if full {
+            // More follows: what it claims stands above this.
+            peer.claim = peer.claim.or(Some(tip));
+        } else if deferred || covered {
             peer.claim = Some(tip);
-        } else if !full {
+        } else {
             self.nothing_new(&from, now);
         }
+        added
     }
 
     /// Drops the window from a position on: another chain, or none.
@@ -346,13 +352,13 @@ impl ChainSync {
                 if let (Some(at), Some(from)) = (slot, from) {
                     self.cut(at, effects);
                     effects.push(Effect::Offence { peer: from, what: Offence::InvalidChain });
-                    self.give_up_on(&from, now);
+                    self.give_up_on(&from, now, effects);
                 }
             }
             ImportOutcome::Failed => {
                 if let Some(at) = slot {
                     self.cut(at, effects);
-                    self.leader = None;
+                    self.dismiss_leader(effects);
                     self.paused_until = Some(now + IMPORT_FAILED_PAUSE);
                 }
             }
@@ -361,20 +367,26 @@ impl ChainSync {
     }
 
     /// A peer's chain turned out to be of no use.
-    fn give_up_on(&mut self, from: &PeerId, now: Instant) {
+    fn give_up_on(&mut self, from: &PeerId, now: Instant, effects: &mut Vec<Effect>) {
         if let Some(peer) = self.peers.get_mut(from) {
             peer.leading.fail(now, LEADER_BACKOFF_MIN, LEADER_BACKOFF_MAX);
         }
-        self.leader = None;
+        self.dismiss_leader(effects);
+    }
+
+    fn dismiss_leader(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(request) = self.leader.take().and_then(|leader| leader.open_request()) {
+            effects.push(Effect::Cancel { request });
+        }
     }
 
     pub(crate) fn pump(&mut self, now: Instant, next_request: &mut u64, effects: &mut Vec<Effect>) {
         self.schedule.hand_over(effects);
-        self.check_front(now, effects);
         if self.paused_until.is_some_and(|until| now < until) {
             return;
         }
         self.paused_until = None;
+        self.check_front(now, effects);
         self.lead(now, next_request, effects);
         self.schedule.pump(now, &mut self.peers, next_request, effects);
     }
@@ -476,10 +488,13 @@ impl ChainSync {
         }
         self.cut(at, effects);
         self.front = None;
-        self.give_up_on(&from, now);
+        self.give_up_on(&from, now, effects);
     }
 
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        if self.paused_until.is_some() {
+            return self.paused_until;
+        }
         let headers = self.leader.as_ref().and_then(|leader| match leader.ask {
             Ask::Asked { until, .. } => Some(until),
             Ask::Nothing | Ask::Checking { .. } => None,
@@ -489,6 +504,6 @@ impl ChainSync {
         let front =
             self.front.map(|(_, until)| until).filter(|until| *until > now || self.has_alternative(now));
         let bodies = self.schedule.next_deadline(now, &self.peers);
-        [headers, leaders, front, bodies, self.paused_until].into_iter().flatten().min()
+        [headers, leaders, front, bodies].into_iter().flatten().min()
     }
 }

@@ -416,11 +416,8 @@ impl Schedule {
             .sum();
         let (mut picks, mut bytes) = (Vec::new(), 0);
         let mut ahead: BTreeMap<RequestId, usize> = BTreeMap::new();
-        let wanted = self.window.unhanded_slots().filter_map(|(at, slot)| match &slot.body {
-            Body::Wanted(holders) => Some((at, slot, holders)),
-            _ => None,
-        });
-        for (at, slot, holders) in wanted.take(reach) {
+        for (at, slot) in self.window.wanted_slots().take(reach) {
+            let Body::Wanted(holders) = &slot.body else { continue };
             let [holder] = holders.as_slice() else { continue };
             let Some(open) = self.requests.get(holder) else { continue };
             let ahead = ahead.entry(*holder).or_default();

@@ -69,6 +69,8 @@ pub(crate) struct Window {
     free_from: usize,
     /// No slot before this one is other than handed or imported.
     unhanded_from: usize,
+    /// No slot before this one is wanted.
+    wanted_from: usize,
 }
 
 impl Window {
@@ -116,15 +118,16 @@ impl Window {
             .filter(|(_, slot)| slot.is_free())
     }
 
-    /// Slots whose bodies may be asked for, without a front part that is with the importer.
-    pub(crate) fn unhanded_slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
-        let from = self.unhanded_from.min(self.open);
-        self.slots.range(from..self.open).enumerate().map(move |(at, slot)| (from + at, slot))
+    /// Slots whose bodies may be asked for and are not here, with their positions.
+    pub(crate) fn wanted_slots(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        let from = self.wanted_from.min(self.open);
+        let slots = self.slots.range(from..self.open).enumerate().map(move |(at, slot)| (from + at, slot));
+        slots.filter(|(_, slot)| matches!(slot.body, Body::Wanted(_)))
     }
 
     /// The block that everything behind it waits for.
     pub(crate) fn front_wanted(&self) -> Option<(usize, &Slot)> {
-        self.unhanded_slots().find(|(_, slot)| matches!(slot.body, Body::Wanted(_)))
+        self.wanted_slots().next()
     }
 
     /// Locator part, newest first.
@@ -167,6 +170,13 @@ impl Window {
         }
         self.free_from = self.free_from.min(at);
         self.unhanded_from = self.unhanded_from.min(at);
+        self.wanted_from = self.wanted_from.min(at);
+    }
+
+    fn pass_unwanted(&mut self) {
+        while self.slots.get(self.wanted_from).is_some_and(|slot| !matches!(slot.body, Body::Wanted(_))) {
+            self.wanted_from += 1;
+        }
     }
 
     /// Adds a holder to a wanted slot.
@@ -198,6 +208,7 @@ impl Window {
         let Body::Wanted(holders) = &mut self.slots[at].body else { return None };
         let holders = std::mem::take(holders);
         self.slots[at].body = Body::Received(block, from);
+        self.pass_unwanted();
         Some(holders)
     }
 
@@ -214,6 +225,15 @@ impl Window {
         Some((block, from))
     }
 
+    /// The next block in order has gone to import by another way.
+    pub(crate) fn handed_elsewhere(&mut self, id: &BlockId) {
+        if let Some(at) = self.position(id).filter(|at| *at == self.unhanded_from) {
+            self.slots[at].body = Body::Handed;
+            self.unhanded_from += 1;
+            self.pass_unwanted();
+        }
+    }
+
     /// Marks a block as imported, by whatever way it came, and moves the window on. True if it was a
     /// slot.
     pub(crate) fn imported(&mut self, id: &BlockId) -> bool {
@@ -228,7 +248,9 @@ impl Window {
             }
             self.free_from = self.free_from.saturating_sub(1);
             self.unhanded_from = self.unhanded_from.saturating_sub(1);
+            self.wanted_from = self.wanted_from.saturating_sub(1);
         }
+        self.pass_unwanted();
         while self
             .slots
             .get(self.unhanded_from)

@@ -1,5 +1,5 @@
 //! One node under test among made-up peers, in virtual time.
-#![allow(dead_code, unreachable_pub, missing_docs)]
+#![allow(dead_code, unreachable_pub, missing_docs, clippy::print_stdout)]
 
 pub mod chain;
 
@@ -149,7 +149,8 @@ pub struct World {
     /// Offences but the light ones end the connection.
     pub bans: bool,
     pub tally: Tally,
-    pub trace: bool,
+    /// Every effect and when, if wanted.
+    pub record: Option<Vec<String>>,
     links: BTreeMap<PeerId, Link>,
     open: BTreeMap<RequestId, PeerId>,
     events: BTreeMap<(Instant, u64), Event>,
@@ -170,7 +171,7 @@ impl World {
             import_time: Duration::ZERO,
             bans: true,
             tally: Tally::default(),
-            trace: false,
+            record: None,
             links: BTreeMap::new(),
             open: BTreeMap::new(),
             events: BTreeMap::new(),
@@ -424,9 +425,8 @@ impl World {
 
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
-            if self.trace {
-                let text = format!("{effect:?}");
-                println!("{:?} {}", self.elapsed(), &text[..text.len().min(160)]);
+            if let Some(record) = &mut self.record {
+                record.push(format!("{:?} {effect:?}", self.now - self.start));
             }
             match effect {
                 Effect::RequestHeaders { peer, request, after } => {
