@@ -448,9 +448,8 @@ impl Ledger {
     fn make_room_except(&mut self, keep: &PeerId) {
         while self.stories.len() > STORIES_MAX {
             let quiet = |(_, peer): &&(u64, PeerId)| peer != keep;
-            let unbanned = self.by_age.iter().filter(quiet).take(64).find(|(_, peer)| {
-                self.stories[peer].ban.is_none()
-            });
+            let unbanned =
+                self.by_age.iter().filter(quiet).take(64).find(|(_, peer)| self.stories[peer].ban.is_none());
             let Some(&(at, peer)) = unbanned.or_else(|| self.by_age.iter().find(quiet)) else { return };
             self.by_age.remove(&(at, peer));
             self.stories.remove(&peer);
@@ -490,10 +489,7 @@ mod tests {
     fn the_ban_line_from_both_sides() {
         let mut ledger = Ledger::new();
         for _ in 0..3 {
-            assert!(matches!(
-                offend(&mut ledger, Offence::FalseAnnouncement, NOW_MS),
-                Verdict::Noted { .. }
-            ));
+            assert!(matches!(offend(&mut ledger, Offence::FalseAnnouncement, NOW_MS), Verdict::Noted { .. }));
         }
         assert_eq!(ledger.score(&peer(1), NOW_MS), 75.0);
         assert!(ledger.banned(&peer(1), NOW_MS).is_none());
@@ -513,7 +509,9 @@ mod tests {
         let mut lasted = Vec::new();
         let mut now = NOW_MS;
         for _ in 0..6 {
-            let Verdict::Ban { until_unix_ms } = offend(&mut ledger, Offence::Malformed, now) else { panic!() };
+            let Verdict::Ban { until_unix_ms } = offend(&mut ledger, Offence::Malformed, now) else {
+                panic!()
+            };
             lasted.push((until_unix_ms - now) / 3_600_000);
             now = until_unix_ms;
         }

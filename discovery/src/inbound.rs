@@ -77,9 +77,7 @@ impl Prefix {
     /// True if the host is in the range.
     pub fn contains(&self, host: &Host) -> bool {
         let (base, ip, len) = match (self.base, host) {
-            (IpAddr::V4(base), Host::Ip4(ip)) => {
-                (u128::from(base.to_bits()), u128::from(ip.to_bits()), 32)
-            }
+            (IpAddr::V4(base), Host::Ip4(ip)) => (u128::from(base.to_bits()), u128::from(ip.to_bits()), 32),
             (IpAddr::V6(base), Host::Ip6(ip)) => (base.to_bits(), ip.to_bits(), 128),
             _ => return false,
         };
@@ -179,7 +177,9 @@ impl Refusal {
     pub const fn code(self) -> Code {
         match self {
             Self::HostDenied | Self::PeerDenied | Self::NotAllowed | Self::Banned => Code::Refused,
-            Self::Discouraged | Self::HostFull | Self::NetgroupFull | Self::TooFast | Self::Full => Code::Full,
+            Self::Discouraged | Self::HostFull | Self::NetgroupFull | Self::TooFast | Self::Full => {
+                Code::Full
+            }
         }
     }
 
@@ -267,7 +267,13 @@ impl Inbound {
     }
 
     /// A first packet from `source`. `validated` says that it has proved its address (Retry token).
-    pub fn incoming(&mut self, source: &Source, validated: bool, discouraged: bool, now: Instant) -> Incoming {
+    pub fn incoming(
+        &mut self,
+        source: &Source,
+        validated: bool,
+        discouraged: bool,
+        now: Instant,
+    ) -> Incoming {
         let (host, group, counted) = self.place(source);
         if self.config.deny_hosts.iter().any(|prefix| prefix.contains(&host)) {
             return Incoming::Refuse(Refusal::HostDenied);
@@ -570,8 +576,7 @@ mod tests {
     #[allow(clippy::print_stdout)]
     fn scenario_14_a_flood_from_one_netgroup_leaves_the_honest_connected() {
         let tight = InboundConfig { connections_max: 40, ..Default::default() };
-        let no_limits =
-            InboundConfig { per_host_max: 4096, per_netgroup_max: 4096, ..tight.clone() };
+        let no_limits = InboundConfig { per_host_max: 4096, per_netgroup_max: 4096, ..tight.clone() };
         for seed in 0..20 {
             let (stayed, let_in) = flood(tight.clone(), 1, seed);
             assert!(stayed >= 18, "{stayed} of 20 with limits");
@@ -741,9 +746,13 @@ mod tests {
         let prefix = |text: &str| text.parse::<Prefix>().unwrap();
         assert!(prefix("10.0.0.0/8").contains(&host("10.255.1.1")));
         assert!(!prefix("10.0.0.0/8").contains(&host("11.0.0.0")));
-        assert!(prefix("0.0.0.0/0").contains(&host("1.2.3.4")) && !prefix("0.0.0.0/0").contains(&host("::1")));
+        assert!(
+            prefix("0.0.0.0/0").contains(&host("1.2.3.4")) && !prefix("0.0.0.0/0").contains(&host("::1"))
+        );
         assert!(prefix("::/0").contains(&host("2a00::1")));
-        assert!(prefix("1.2.3.4").contains(&host("1.2.3.4")) && !prefix("1.2.3.4").contains(&host("1.2.3.5")));
+        assert!(
+            prefix("1.2.3.4").contains(&host("1.2.3.4")) && !prefix("1.2.3.4").contains(&host("1.2.3.5"))
+        );
         assert!(prefix("2a00:1::/32").contains(&host("2a00:1:ffff::1")));
         for bad in ["10.0.0.0/33", "x", "::/129", "1.2.3.4/", "1.2.3.4/-1"] {
             assert!(bad.parse::<Prefix>().is_err(), "{bad}");

@@ -283,14 +283,8 @@ mod tests {
             NOW_MS / 1000,
         )
         .unwrap();
-        let admitted = check(
-            record.bytes().clone(),
-            &peer(0),
-            &public(),
-            &AddressPolicy::default(),
-            NOW_MS,
-        )
-        .unwrap();
+        let admitted =
+            check(record.bytes().clone(), &peer(0), &public(), &AddressPolicy::default(), NOW_MS).unwrap();
         assert_eq!(admitted.endpoints, vec![endpoint("1.2.3.4:1")]);
         assert_eq!(admitted.record, record);
     }
@@ -370,7 +364,10 @@ mod tests {
         let other = own.current(&key(1), &address, 3, NOW_MS + 1000).unwrap().unwrap();
         assert_eq!(other.sequence(), first.sequence() + 1);
         let later = NOW_MS + OWN_RECORD_LIVES_S * 1000;
-        assert!(own.current(&key(1), &address, 3, later + 1000).unwrap().unwrap().time_unix_s() > first.time_unix_s());
+        assert!(
+            own.current(&key(1), &address, 3, later + 1000).unwrap().unwrap().time_unix_s()
+                > first.time_unix_s()
+        );
         // A clock that went back does not make the sequence go back.
         let before = own.sequence();
         own.current(&key(1), &address, 1, NOW_MS / 2).unwrap();

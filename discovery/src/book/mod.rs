@@ -396,8 +396,10 @@ impl AddressBook {
 
     /// The peer is of another chain, or is ourselves: nothing of it stays. No offence.
     pub fn forget_peer(&mut self, peer: &PeerId) {
-        let ids =
-            key_of(peer).and_then(|key| self.peers.get(&key)).map(|known| known.ids.clone()).unwrap_or_default();
+        let ids = key_of(peer)
+            .and_then(|key| self.peers.get(&key))
+            .map(|known| known.ids.clone())
+            .unwrap_or_default();
         ids.into_iter().for_each(|id| self.remove(id));
     }
 

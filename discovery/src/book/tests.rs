@@ -110,7 +110,8 @@ fn scenario_13_a_million_addresses_of_one_source_touch_at_most_64_buckets() {
     let mut honest = 0;
     for _ in 0..1000 {
         honest += usize::from(
-            book.select(Table::Either, None, |_, _| true, &mut rng, NOW_MS + HOUR_MS).is_some_and(|one| one.tried),
+            book.select(Table::Either, None, |_, _| true, &mut rng, NOW_MS + HOUR_MS)
+                .is_some_and(|one| one.tried),
         );
     }
     assert!((430..570).contains(&honest), "{honest}");

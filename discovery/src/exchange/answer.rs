@@ -447,8 +447,9 @@ mod tests {
         let book = book(10, 0);
         let mut answers = Answers::new(AnswersConfig::default(), [3; 32]);
         let now = Instant::now();
-        let got: Vec<Answer> =
-            (0..ASKS_BURST + 2 * REFUSALS_UNTIL_FLOODING).map(|_| answers.answer(&peer(1), &from(1), 32, &book, now)).collect();
+        let got: Vec<Answer> = (0..ASKS_BURST + 2 * REFUSALS_UNTIL_FLOODING)
+            .map(|_| answers.answer(&peer(1), &from(1), 32, &book, now))
+            .collect();
         assert_eq!(got.iter().filter(|answer| **answer == Answer::Flooding).count(), 2);
         let first = got.iter().position(|answer| *answer == Answer::Flooding).unwrap();
         assert_eq!(first as u32, ASKS_BURST + REFUSALS_UNTIL_FLOODING - 1);
