@@ -9,6 +9,7 @@ pub mod evict;
 pub mod exchange;
 pub mod inbound;
 pub mod netgroup;
+pub mod overlay;
 pub mod record;
 pub mod store;
 #[cfg(test)]
