@@ -105,6 +105,18 @@ impl Offence {
         }
     }
 
+    /// The code to close with when it leads to a ban.
+    pub const fn code(self) -> Code {
+        match self {
+            Self::ProtocolViolation => Code::ProtocolViolation,
+            Self::FrameTooLarge => Code::FrameTooLarge,
+            Self::Malformed => Code::Malformed,
+            Self::InvalidData | Self::ForgedRecord | Self::FalseAnnouncement => Code::InvalidData,
+            Self::NotDelivered | Self::Stalled => Code::Refused,
+            Self::Flooding => Code::Flooding,
+        }
+    }
+
     /// The offence for which we close or reset with this code, if it is one.
     pub const fn of_code(code: Code) -> Option<Self> {
         match code {
@@ -347,6 +359,11 @@ impl Ledger {
     /// The story of a peer.
     pub fn story(&self, peer: &PeerId) -> Option<&Story> {
         self.stories.get(peer)
+    }
+
+    /// Every story, in the order of PeerIds.
+    pub fn stories(&self) -> impl Iterator<Item = (&PeerId, &Story)> {
+        self.stories.iter()
     }
 
     /// Peers with a story.

@@ -23,7 +23,10 @@ mod select;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use bytes::Bytes;
 use ghost_proto::{PeerId, PeerRecord, PublicKey, record::key_of};
@@ -125,6 +128,12 @@ pub struct AddressBook {
     last_good_s: u32,
     changed: BTreeSet<u32>,
     gone: BTreeSet<Key>,
+}
+
+impl fmt::Debug for AddressBook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AddressBook({} new, {} tried)", self.new_count, self.tried_count)
+    }
 }
 
 fn seconds(unix_ms: u64) -> u32 {

@@ -62,6 +62,17 @@ impl AddressBook {
         book
     }
 
+    /// Adds rows that are not known yet, placed by this book's secret. Answers how many had room.
+    pub fn import(&mut self, rows: Vec<Row>) -> usize {
+        let before = self.len();
+        for row in rows {
+            if self.find(&row.key.peer, &row.key.endpoint).is_none() {
+                self.restore_row(Row { slots: Vec::new(), ..row });
+            }
+        }
+        self.len() - before
+    }
+
     fn restore_row(&mut self, row: Row) {
         let fits_peer =
             self.peers.get(&row.key.peer).is_none_or(|known| known.ids.len() < super::ENTRIES_PER_PEER_MAX);

@@ -1,0 +1,858 @@
+//! All cores of this crate behind one door, so that the shell has one input and one output.
+//!
+//! A core itself. The shell calls, in this order:
+//!
+//! 1. [`Overlay::new`] with what the store held, then [`Overlay::start`].
+//! 2. For each incoming connection [`Overlay::incoming`]; if accepted, after TLS (and after it was
+//!    decided which of two crossing connections stays) [`Overlay::arrived`], or
+//!    [`Overlay::handshake_failed`].
+//! 3. After hello on any connection that stays [`Input::Connected`]; for dials that fail
+//!    [`Input::AddressFailed`], one for each address.
+//! 4. While connected: [`Overlay::answer`] for each `PeersRequest`, [`Input::Peers`] for each answer we
+//!    asked for, and [`Input::Ping`], [`Input::BroughtTx`], [`Input::BroughtBlock`], [`Input::Offence`].
+//! 5. [`Input::Disconnected`] when the last connection to a peer is gone, admitted or not.
+//! 6. [`Overlay::on_deadline`] at [`Overlay::next_deadline`].
+//! 7. Effects as they come; [`Effect::Persist`] is answered with [`Input::Persisted`].
+//! 8. At the end [`Overlay::flush`], until it gives nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use ghost_frames::Code;
+use ghost_proto::{
+    KeyPair, Multiaddr, PeerId, PeerRecord, limits::PEERS_PER_ANSWER_MAX, record::RecordError,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+use serde::Serialize;
+
+use crate::{
+    address::{Endpoint, Host},
+    book::{AddressBook, Row},
+    clock::Now,
+    conduct::{Ban, Ledger, Note, Offence, Story, Verdict},
+    dial::{self, Alarm, Anchor, Attempt, DialConfig, DialFailure, DialId, Dialler, Kind, Link, StaticPeer},
+    exchange::{Answer, Answers, AnswersConfig, Asking, AskingConfig},
+    inbound::{Arrival, Inbound, InboundConfig, Incoming, Refusal, Standing},
+    netgroup::{AddressPolicy, Source},
+    record::{self, Admission, Admitted, OwnRecord, Refused},
+    store::{BATCH_MAX, Batch, Saved, Write},
+};
+
+/// Changes wait so long before they are persisted: the greater part of the store's loss window.
+pub const PERSIST_EVERY: Duration = Duration::from_secs(1);
+
+/// Everything that is configured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OverlayConfig {
+    /// Our own PeerId.
+    pub own: PeerId,
+    /// Which addresses are of use.
+    pub policy: AddressPolicy,
+    /// Outbound.
+    pub dial: DialConfig,
+    /// Inbound.
+    pub inbound: InboundConfig,
+    /// Answering.
+    pub answers: AnswersConfig,
+    /// Asking.
+    pub asking: AskingConfig,
+    /// Peers to stay connected to.
+    pub static_peers: Vec<StaticPeer>,
+}
+
+impl OverlayConfig {
+    /// The defaults, for a public network.
+    pub fn new(own: PeerId) -> Self {
+        Self {
+            own,
+            policy: AddressPolicy::default(),
+            dial: DialConfig::default(),
+            inbound: InboundConfig::default(),
+            answers: AnswersConfig::default(),
+            asking: AskingConfig::default(),
+            static_peers: Vec::new(),
+        }
+    }
+
+    /// For `nodes` nodes on one machine or in one private network: private addresses are of use, everybody
+    /// is asked, and a full mesh of up to 32 comes about within seconds.
+    pub fn private(own: PeerId, nodes: usize) -> Self {
+        let mut config = Self::new(own);
+        config.policy = AddressPolicy::private();
+        config.dial.full_relay = nodes.clamp(8, 32);
+        config.dial.block_only = 0;
+        config.dial.pace = Duration::from_millis(20);
+        config.dial.pause.0 = Duration::from_millis(500);
+        config.answers =
+            AnswersConfig { grow_every: Duration::ZERO, recent_per_answer: PEERS_PER_ANSWER_MAX };
+        config.asking = AskingConfig {
+            again_min: Duration::from_secs(1),
+            again_max: Duration::from_secs(30),
+            ask_inbound: true,
+            ..AskingConfig::default()
+        };
+        config
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Hello was exchanged on a connection that stays.
+    Connected {
+        /// Who.
+        peer: PeerId,
+        /// How.
+        link: Link,
+        /// The record in its hello as received; empty if it doesn't listen.
+        record: Bytes,
+        /// False for programs that only ask (role client): they are neither asked nor passed on.
+        is_node: bool,
+    },
+    /// The last connection to a peer ended, or one that [`Overlay::arrived`] let in never got to hello.
+    Disconnected {
+        /// Who.
+        peer: PeerId,
+        /// The close code, from either side; `None` if the network took it.
+        code: Option<Code>,
+        /// For its story: who closed, and why.
+        detail: String,
+    },
+    /// One address of a dial came to nothing.
+    AddressFailed {
+        /// Which dial.
+        dial: DialId,
+        /// Who was expected.
+        peer: Option<PeerId>,
+        /// Which address.
+        endpoint: Endpoint,
+        /// Why.
+        why: DialFailure,
+    },
+    /// The answer to [`Effect::AskForPeers`]; `None` if it failed.
+    Peers {
+        /// From whom.
+        peer: PeerId,
+        /// Records as received.
+        records: Option<Vec<Bytes>>,
+    },
+    /// A round trip was measured.
+    Ping {
+        /// With whom.
+        peer: PeerId,
+        /// How long.
+        round_trip: Duration,
+    },
+    /// It was first to bring a transaction that is valid and pays.
+    BroughtTx {
+        /// Who.
+        peer: PeerId,
+    },
+    /// It was first to bring a block that is valid.
+    BroughtBlock {
+        /// Who.
+        peer: PeerId,
+    },
+    /// It did something wrong.
+    Offence {
+        /// Who.
+        peer: PeerId,
+        /// What.
+        offence: Offence,
+        /// Evidence, for its story: ids, lengths, codes.
+        evidence: String,
+        /// Our own queues or link were the likelier reason for anything slow.
+        congested: bool,
+    },
+    /// Something worth telling that is nobody's fault.
+    Note {
+        /// About whom.
+        peer: PeerId,
+        /// What.
+        note: Note,
+        /// Details.
+        detail: String,
+    },
+    /// No new tip for longer than the chain's slots explain.
+    TipStale,
+    /// The tip moves again.
+    TipFresh,
+    /// These places are our own: where we listen.
+    OwnPlaces(Vec<Endpoint>),
+    /// The operator wants a connection to be kept.
+    AddStatic(StaticPeer),
+    /// The operator doesn't any longer.
+    RemoveStatic(Endpoint),
+    /// The operator drops a peer: it may come back, and is not dialled for a while.
+    OperatorDrop(PeerId),
+    /// The operator bans a peer, for good if there is no end.
+    OperatorBan {
+        /// Whom.
+        peer: PeerId,
+        /// Until when, Unix ms.
+        until_unix_ms: Option<u64>,
+        /// Why, for its story.
+        reason: String,
+    },
+    /// The operator lifts a ban.
+    OperatorUnban(PeerId),
+    /// The batch of the last [`Effect::Persist`] is on disk, or comes back because it isn't.
+    Persisted(Result<(), Batch>),
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Dial; see [`dial::Effect::Dial`].
+    Dial {
+        /// Names the dial.
+        dial: DialId,
+        /// What for.
+        kind: Kind,
+        /// Who is expected.
+        peer: Option<PeerId>,
+        /// Where.
+        addresses: Vec<Attempt>,
+    },
+    /// Close the connection to a peer, if there is one.
+    Drop {
+        /// Whose.
+        peer: PeerId,
+        /// With this code.
+        code: Code,
+        /// Why, for the log.
+        why: String,
+    },
+    /// Send a `PeersRequest`; answer with [`Input::Peers`].
+    AskForPeers {
+        /// Whom.
+        peer: PeerId,
+        /// Most records wanted.
+        limit: u16,
+    },
+    /// Ask the peer for its head.
+    ChallengeTip {
+        /// Whom.
+        peer: PeerId,
+    },
+    /// Tell the operator.
+    Alarm(Alarm),
+    /// Apply to the store, outside the loop; answer with [`Input::Persisted`].
+    Persist(Batch),
+}
+
+/// Everything about one peer, for `peers explain`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// PeerId.
+    pub peer: String,
+    /// What our connection to it is for, "inbound", or `None` if there is none.
+    pub connection: Option<&'static str>,
+    /// It is configured as static.
+    pub is_static: bool,
+    /// Conduct score now; a ban comes at 100.
+    pub score: f64,
+    /// The ban in force.
+    pub ban: Option<Ban>,
+    /// Where it may be.
+    pub addresses: Vec<ExplainedAddress>,
+    /// What happened, oldest first.
+    pub story: Option<Story>,
+}
+
+/// One address in an [`Explanation`]. Times are Unix seconds, 0 = never.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExplainedAddress {
+    /// Multiaddr.
+    pub address: String,
+    /// "tried" or "new".
+    pub table: &'static str,
+    /// Who told us first.
+    pub source: String,
+    /// Its netgroup.
+    pub netgroup: String,
+    /// Last said or seen to be there.
+    pub last_seen_s: u32,
+    /// Last dialled.
+    pub last_try_s: u32,
+    /// Last reached.
+    pub last_success_s: u32,
+    /// Failures since.
+    pub attempts: u16,
+    /// It is not dialled for so many more seconds.
+    pub paused_s: u64,
+}
+
+/// See the [module documentation](self).
+#[derive(Debug)]
+pub struct Overlay {
+    own: PeerId,
+    book: AddressBook,
+    dialler: Dialler,
+    inbound: Inbound,
+    answers: Answers,
+    asking: Asking,
+    admission: Admission,
+    ledger: Ledger,
+    own_record: OwnRecord,
+    rng: ChaCha12Rng,
+    sources: BTreeMap<PeerId, Source>,
+    urgent: Vec<Write>,
+    anchors: Vec<Anchor>,
+    persist_at: Option<Instant>,
+    persisting: bool,
+}
+
+impl Overlay {
+    /// From what the store held. `seed` is 32 bytes of fresh entropy: it makes every choice, and the
+    /// book's secret if the store has none yet.
+    pub fn new(config: OverlayConfig, saved: Saved, seed: [u8; 32], now: Now) -> Self {
+        let mut rng = ChaCha12Rng::from_seed(seed);
+        let mut urgent = Vec::new();
+        let secret = saved.secret.unwrap_or_else(|| {
+            let secret = rng.random();
+            urgent.push(Write::Secret(secret));
+            secret
+        });
+        let mut dial = config.dial;
+        if config.inbound.only_allowed {
+            dial.only.get_or_insert_with(BTreeSet::new).extend(config.inbound.allow_peers.iter().copied());
+        }
+        let book = AddressBook::restore(secret, config.policy.clone(), saved.rows);
+        let dialler = Dialler::new(dial, config.static_peers, saved.anchors.clone(), rng.random(), now);
+        let mut overlay = Self {
+            own: config.own,
+            book,
+            dialler,
+            inbound: Inbound::new(config.inbound, config.policy, rng.random()),
+            answers: Answers::new(config.answers, rng.random()),
+            asking: Asking::new(config.asking),
+            admission: Admission::new(config.own),
+            ledger: Ledger::restore(saved.stories),
+            own_record: OwnRecord::new(saved.own_sequence),
+            rng,
+            sources: BTreeMap::new(),
+            urgent,
+            anchors: saved.anchors,
+            persist_at: None,
+            persisting: false,
+        };
+        overlay.schedule_persist(now);
+        overlay
+    }
+
+    /// The first dials.
+    pub fn start(&mut self, now: Now) -> Vec<Effect> {
+        let effects = self.dialler.start(&mut self.book, &self.ledger, now);
+        self.finish(effects, now)
+    }
+
+    /// A first packet. `validated` says that it came with a Retry or NEW_TOKEN token.
+    pub fn incoming(&mut self, source: &Source, validated: bool, now: Now) -> Incoming {
+        let discouraged = self.discouraged(source, now);
+        self.inbound.incoming(source, validated, discouraged, now.at)
+    }
+
+    /// An accepted handshake failed, or its connection lost to another one of the same peer.
+    pub fn handshake_failed(&mut self, source: &Source) {
+        self.inbound.failed(source);
+    }
+
+    /// TLS of an accepted connection is done. A refusal is on record, and not counted any more.
+    pub fn arrived(&mut self, source: &Source, peer: PeerId, operator: bool, now: Now) -> Arrival {
+        let standing = Standing {
+            banned: self.ledger.banned(&peer, now.unix_ms).is_some(),
+            discouraged: self.discouraged(source, now),
+        };
+        let protect = operator || self.dialler.is_static(&peer);
+        let arrival = self.inbound.arrived(source, peer, standing, protect, now.at);
+        match arrival {
+            Arrival::Refuse(refusal) => self.note_refusal(&peer, refusal, source, now),
+            Arrival::Welcome { evict } => {
+                if let Some(evicted) = evict {
+                    let detail = "evicted: all inbound slots are taken and others are better";
+                    self.ledger.note(&evicted, Note::Dropped, detail, now.unix_ms);
+                }
+            }
+        }
+        self.schedule_persist(now);
+        arrival
+    }
+
+    /// The inbound connection of a peer gave way to an outbound one that stays.
+    pub fn inbound_gave_way(&mut self, peer: &PeerId) {
+        self.inbound.left(peer);
+    }
+
+    /// The answer to a `PeersRequest`. Flooding is on record already.
+    pub fn answer(&mut self, peer: &PeerId, limit: u16, now: Now) -> Answer {
+        let source = self.sources.get(peer).cloned().unwrap_or(Source::TorInbound);
+        let answer = self.answers.answer(peer, &source, usize::from(limit), &self.book, now.at);
+        if answer == Answer::Flooding {
+            let evidence = "asked for peers 256 times more often than allowed";
+            self.offend(peer, Offence::Flooding, evidence, false, now);
+            self.schedule_persist(now);
+        }
+        answer
+    }
+
+    /// The record to put in our hello; `None` if there is no address worth saying. Cheap unless something
+    /// changed.
+    ///
+    /// # Errors
+    /// [`RecordError`] if an address exceeds a bound: the operator's mistake.
+    pub fn own_record(
+        &mut self,
+        key: &KeyPair,
+        addresses: &[Multiaddr],
+        stream_types: u64,
+        now: Now,
+    ) -> Result<Option<PeerRecord>, RecordError> {
+        let before = self.own_record.sequence();
+        let record = self.own_record.current(key, addresses, stream_types, now.unix_ms)?.cloned();
+        if self.own_record.sequence() != before {
+            self.urgent.push(Write::OwnSequence(self.own_record.sequence()));
+            self.schedule_persist(now);
+        }
+        Ok(record)
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let ask = matches!(input, Input::Connected { is_node: true, .. });
+        let dial_input = match input {
+            Input::Connected { peer, link, record, is_node } => {
+                Some(self.connected(peer, link, record, is_node, &mut effects, now))
+            }
+            Input::Disconnected { peer, code, detail } => {
+                self.ledger.note(&peer, Note::Disconnected, &detail, now.unix_ms);
+                self.inbound.left(&peer);
+                self.asking.disconnected(&peer);
+                self.answers.disconnected(&peer);
+                self.admission.disconnected(&peer);
+                self.sources.remove(&peer);
+                Some(dial::Input::Disconnected { peer, code })
+            }
+            Input::AddressFailed { dial, peer, endpoint, why } => {
+                if let Some(peer) = &peer {
+                    self.note_failure(peer, &endpoint, &why, now);
+                }
+                Some(dial::Input::AddressFailed { dial, endpoint, why })
+            }
+            Input::Peers { peer, records } => self.peers(peer, records, &mut effects, now),
+            Input::Ping { peer, round_trip } => {
+                self.inbound.ping(&peer, round_trip);
+                None
+            }
+            Input::BroughtTx { peer } => {
+                self.inbound.brought_tx(&peer, now.at);
+                None
+            }
+            Input::BroughtBlock { peer } => {
+                self.inbound.brought_block(&peer, now.at);
+                Some(dial::Input::BroughtBlock { peer })
+            }
+            Input::Offence { peer, offence, evidence, congested } => {
+                effects.extend(self.offend(&peer, offence, &evidence, congested, now));
+                None
+            }
+            Input::Note { peer, note, detail } => {
+                self.ledger.note(&peer, note, &detail, now.unix_ms);
+                None
+            }
+            Input::TipStale => Some(dial::Input::TipStale),
+            Input::TipFresh => Some(dial::Input::TipFresh),
+            Input::OwnPlaces(places) => Some(dial::Input::OwnPlaces(places)),
+            Input::AddStatic(one) => {
+                if let Some(peer) = &one.peer {
+                    self.ledger.note(peer, Note::Operator, "added as static peer", now.unix_ms);
+                }
+                Some(dial::Input::AddStatic(one))
+            }
+            Input::RemoveStatic(endpoint) => Some(dial::Input::RemoveStatic(endpoint)),
+            Input::OperatorDrop(peer) => {
+                self.ledger.note(&peer, Note::Operator, "dropped", now.unix_ms);
+                effects.push(drop_effect(peer, Code::Dropped, "by the operator"));
+                None
+            }
+            Input::OperatorBan { peer, until_unix_ms, reason } => {
+                self.ledger.ban(&peer, until_unix_ms, &format!("operator: {reason}"), now.unix_ms);
+                self.answers.forget(&peer);
+                effects.push(drop_effect(peer, Code::Refused, "banned by the operator"));
+                None
+            }
+            Input::OperatorUnban(peer) => {
+                self.ledger.unban(&peer, now.unix_ms);
+                None
+            }
+            Input::Persisted(result) => {
+                self.persisting = false;
+                if let Err(batch) = result {
+                    self.give_back(batch);
+                }
+                None
+            }
+        };
+        let joined = match &dial_input {
+            Some(dial::Input::Connected { peer, .. }) => Some(*peer),
+            _ => None,
+        };
+        let dials = dial_input
+            .map(|input| self.dialler.handle(input, &mut self.book, &self.ledger, now))
+            .unwrap_or_default();
+        if let Some(peer) = joined.filter(|_| ask) {
+            self.may_ask(peer, now);
+        }
+        effects.extend(self.finish(dials, now));
+        effects
+    }
+
+    /// When [`Overlay::on_deadline`] has something to do.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let persist = self.persist_at.filter(|_| !self.persisting);
+        let deadlines = [
+            self.dialler.next_deadline(),
+            self.asking.next_deadline(),
+            self.inbound.next_deadline(),
+            persist,
+        ];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// A deadline passed.
+    pub fn on_deadline(&mut self, now: Now) -> Vec<Effect> {
+        let dials = self.dialler.on_deadline(&mut self.book, &self.ledger, now);
+        let mut effects = self.finish(dials, now);
+        self.inbound.on_deadline(now.at);
+        if !self.persisting && self.persist_at.is_some_and(|at| now.at >= at) {
+            self.persist_at = None;
+            let batch = self.take_batch();
+            if !batch.writes.is_empty() {
+                self.persisting = true;
+                effects.push(Effect::Persist(batch));
+            }
+        }
+        effects
+    }
+
+    /// What is not on disk yet, at the end. Apply it; call again until it is `None`.
+    pub fn flush(&mut self) -> Option<Batch> {
+        let batch = self.take_batch();
+        (!batch.writes.is_empty()).then_some(batch)
+    }
+
+    /// Everything about one peer.
+    pub fn explain(&self, peer: &PeerId, now: Now) -> Explanation {
+        let address = |row: Row| {
+            let endpoint = &row.key.endpoint;
+            let paused = self.dialler.paused_until(peer, endpoint);
+            ExplainedAddress {
+                address: endpoint.to_string(),
+                table: if row.tried { "tried" } else { "new" },
+                source: row.source.to_string(),
+                netgroup: self.book.policy().group(endpoint).to_string(),
+                last_seen_s: row.last_seen_s,
+                last_try_s: row.last_try_s,
+                last_success_s: row.last_success_s,
+                attempts: row.attempts,
+                paused_s: paused.map_or(0, |until| until.saturating_duration_since(now.at).as_secs()),
+            }
+        };
+        let connected = self.sources.contains_key(peer);
+        Explanation {
+            peer: peer.to_string(),
+            connection: connected.then(|| self.dialler.kind(peer).map_or("inbound", Kind::name)),
+            is_static: self.dialler.is_static(peer),
+            score: self.ledger.score(peer, now.unix_ms),
+            ban: self.ledger.banned(peer, now.unix_ms).cloned(),
+            addresses: self.book.rows_of(peer).into_iter().map(address).collect(),
+            story: self.ledger.story(peer).cloned(),
+        }
+    }
+
+    /// What is saved, for an export while the node runs.
+    pub fn saved(&self) -> Saved {
+        let stories = self.ledger.stories().map(|(peer, story)| (*peer, story.clone())).collect();
+        Saved {
+            secret: None,
+            own_sequence: self.own_record.sequence(),
+            rows: self.book.rows(),
+            anchors: self.anchors.clone(),
+            stories,
+        }
+    }
+
+    /// Takes over the addresses of an export, those that are not known yet. Answers how many. Conduct and
+    /// anchors are taken over by importing into the store of a node that does not run.
+    pub fn import(&mut self, saved: Saved, now: Now) -> usize {
+        let added = self.book.import(saved.rows);
+        self.schedule_persist(now);
+        added
+    }
+
+    /// The address book.
+    pub fn book(&self) -> &AddressBook {
+        &self.book
+    }
+
+    /// The conduct ledger.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The dialling policy.
+    pub fn dialler(&self) -> &Dialler {
+        &self.dialler
+    }
+
+    /// Inbound admission.
+    pub fn inbound(&self) -> &Inbound {
+        &self.inbound
+    }
+
+    /// Entries of all maps that connections fill, for tests and metrics.
+    pub fn footprint(&self) -> usize {
+        let (askers, answers, recent) = self.answers.footprint();
+        self.dialler.footprint()
+            + self.inbound.footprint()
+            + self.asking.len()
+            + self.admission.len()
+            + self.sources.len()
+            + askers
+            + answers
+            + recent
+    }
+
+    fn connected(
+        &mut self,
+        peer: PeerId,
+        link: Link,
+        record: Bytes,
+        is_node: bool,
+        effects: &mut Vec<Effect>,
+        now: Now,
+    ) -> dial::Input {
+        let source = match &link {
+            Link::Outbound { endpoint, .. } => Source::Peer(endpoint.clone()),
+            Link::Inbound { source } => source.clone(),
+        };
+        let outbound = matches!(link, Link::Outbound { .. });
+        let detail = match &source {
+            Source::Peer(place) if outbound => format!("outbound to {place}"),
+            Source::Peer(place) => format!("inbound from {place}"),
+            Source::TorInbound | Source::Operator => "inbound over Tor".to_owned(),
+        };
+        self.ledger.note(&peer, Note::Connected, &detail, now.unix_ms);
+        let admitted = if is_node { self.own_word(&peer, record, &source, effects, now) } else { None };
+        if let Some(Admitted { record, endpoints }) = &admitted {
+            let group = self.book.policy().source_group(&source);
+            self.book.add_record(record, endpoints, group, true, &mut self.rng, now.unix_ms);
+            let seen_there = match &source {
+                Source::Peer(place) => endpoints.iter().any(|one| one.host() == place.host()),
+                Source::TorInbound | Source::Operator => false,
+            };
+            if !outbound && seen_there {
+                self.answers.met(peer, record.bytes().clone(), group, false, now.at);
+            }
+        }
+        self.sources.insert(peer, source);
+        dial::Input::Connected { peer, link, record: admitted.map(|admitted| admitted.record) }
+    }
+
+    /// Full-relay and static peers may be asked for others; see [`Asking::connected`] for who else.
+    fn may_ask(&mut self, peer: PeerId, now: Now) {
+        match self.dialler.kind(&peer) {
+            Some(Kind::FullRelay | Kind::Static) => self.asking.connected(peer, true, now.at),
+            Some(Kind::BlockOnly | Kind::Feeler) => {}
+            None => self.asking.connected(peer, false, now.at),
+        }
+    }
+
+    /// The record in a peer's own hello.
+    fn own_word(
+        &mut self,
+        peer: &PeerId,
+        record: Bytes,
+        source: &Source,
+        effects: &mut Vec<Effect>,
+        now: Now,
+    ) -> Option<Admitted> {
+        if record.is_empty() {
+            return None;
+        }
+        match record::check(record, &self.own, source, self.book.policy(), now.unix_ms) {
+            Ok(admitted) if admitted.record.peer() == *peer => Some(admitted),
+            Ok(_) => {
+                effects.extend(self.offend(
+                    peer,
+                    Offence::ForgedRecord,
+                    "the record in its hello is about another peer",
+                    false,
+                    now,
+                ));
+                None
+            }
+            Err(refused) if refused.is_offence() => {
+                effects.extend(self.offend(peer, Offence::ForgedRecord, &refused.to_string(), false, now));
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn peers(
+        &mut self,
+        peer: PeerId,
+        records: Option<Vec<Bytes>>,
+        effects: &mut Vec<Effect>,
+        now: Now,
+    ) -> Option<dial::Input> {
+        // An answer that comes after its connection is gone has no source to be judged by.
+        let source = self.sources.get(&peer)?.clone();
+        let group = self.book.policy().source_group(&source);
+        let mut new = records.as_ref().map(|_| 0);
+        for bytes in records.into_iter().flatten().take(PEERS_PER_ANSWER_MAX) {
+            match self.admission.admit(bytes, &peer, &source, self.book.policy(), now.at, now.unix_ms) {
+                Ok(Admitted { record, endpoints }) => {
+                    let rng = &mut self.rng;
+                    let added = self.book.add_record(&record, &endpoints, group, false, rng, now.unix_ms);
+                    new = new.map(|new| new + added);
+                }
+                Err(Refused::Invalid(error)) => {
+                    let evidence = format!("passed on a record that is invalid: {error}");
+                    effects.extend(self.offend(&peer, Offence::ForgedRecord, &evidence, false, now));
+                    break;
+                }
+                Err(_) => {}
+            }
+        }
+        self.asking.answered(&peer, new, now.at);
+        new.is_some_and(|new| new > 0).then_some(dial::Input::Learned)
+    }
+
+    fn offend(
+        &mut self,
+        peer: &PeerId,
+        offence: Offence,
+        evidence: &str,
+        congested: bool,
+        now: Now,
+    ) -> Option<Effect> {
+        if self.dialler.is_static(peer) {
+            // The operator wants this peer: it is told, and decides.
+            let detail = format!("{}, not banned as it is a static peer: {evidence}", offence.name());
+            self.ledger.note(peer, Note::Operator, &detail, now.unix_ms);
+            return None;
+        }
+        let host = self.sources.get(peer).and_then(shared_by_none).cloned();
+        match self.ledger.offend(peer, host.as_ref(), offence, evidence, congested, now.unix_ms) {
+            Verdict::Noted { .. } => None,
+            Verdict::Ban { .. } => {
+                self.answers.forget(peer);
+                Some(drop_effect(*peer, offence.code(), &format!("banned: {evidence}")))
+            }
+        }
+    }
+
+    fn discouraged(&self, source: &Source, now: Now) -> bool {
+        shared_by_none(source).is_some_and(|host| self.ledger.discouraged(host, now.unix_ms))
+    }
+
+    fn note_refusal(&mut self, peer: &PeerId, refusal: Refusal, source: &Source, now: Now) {
+        let from = match source {
+            Source::Peer(place) => place.to_string(),
+            Source::TorInbound | Source::Operator => "Tor".to_owned(),
+        };
+        let detail = format!("{} ({refusal}), from {from}", refusal.name());
+        self.ledger.note(peer, Note::Refused, &detail, now.unix_ms);
+    }
+
+    fn note_failure(&mut self, peer: &PeerId, endpoint: &Endpoint, why: &DialFailure, now: Now) {
+        let note = match why {
+            DialFailure::Duplicate => return,
+            DialFailure::IdentityMismatch { .. } => Note::IdentityMismatch,
+            DialFailure::WrongGenesis => Note::WrongGenesis,
+            DialFailure::Unreachable(_) | DialFailure::SelfDial | DialFailure::Closed(_) => Note::DialFailed,
+        };
+        // Strangers that never answered get no story: the book counts their failures.
+        let known = self.ledger.story(peer).is_some() || self.dialler.is_static(peer);
+        if known || !matches!(why, DialFailure::Unreachable(_)) {
+            self.ledger.note(peer, note, &format!("{endpoint}: {why}"), now.unix_ms);
+        }
+    }
+
+    /// Turns what the dialler wants into effects, and sees to questions and persistence.
+    fn finish(&mut self, dials: Vec<dial::Effect>, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::with_capacity(dials.len());
+        for effect in dials {
+            effects.push(match effect {
+                dial::Effect::Dial { dial, kind, peer, addresses } => {
+                    Effect::Dial { dial, kind, peer, addresses }
+                }
+                dial::Effect::Drop { peer, why } => {
+                    self.ledger.note(&peer, Note::Dropped, &why.to_string(), now.unix_ms);
+                    drop_effect(peer, why.code(), &why.to_string())
+                }
+                dial::Effect::ChallengeTip { peer } => Effect::ChallengeTip { peer },
+                dial::Effect::Alarm(alarm) => Effect::Alarm(alarm),
+            });
+        }
+        for peer in self.asking.on_deadline(self.book.len(), now.at) {
+            self.admission.asked(&peer, PEERS_PER_ANSWER_MAX as u32, now.at);
+            effects.push(Effect::AskForPeers { peer, limit: PEERS_PER_ANSWER_MAX as u16 });
+        }
+        let anchors = self.dialler.anchors();
+        if anchors != self.anchors {
+            self.anchors = anchors;
+            self.urgent.retain(|write| !matches!(write, Write::Anchors(_)));
+            self.urgent.push(Write::Anchors(self.anchors.clone()));
+        }
+        self.schedule_persist(now);
+        effects
+    }
+
+    fn schedule_persist(&mut self, now: Now) {
+        let changed = !self.urgent.is_empty() || self.book.changes_len() > 0 || self.ledger.changes_len() > 0;
+        if changed && self.persist_at.is_none() {
+            self.persist_at = Some(now.at + PERSIST_EVERY);
+        }
+    }
+
+    fn take_batch(&mut self) -> Batch {
+        let mut writes = std::mem::take(&mut self.urgent);
+        let stories = self.ledger.take_changes(BATCH_MAX / 2);
+        writes.extend(stories.into_iter().map(|(peer, story)| Write::Story(peer, story)));
+        let room = BATCH_MAX.saturating_sub(writes.len());
+        writes.extend(self.book.take_changes(room).into_iter().map(Write::Entry));
+        Batch { writes }
+    }
+
+    fn give_back(&mut self, batch: Batch) {
+        for write in batch.writes {
+            match write {
+                Write::Entry(change) => self.book.give_back(vec![change]),
+                Write::Story(peer, _) => self.ledger.give_back([peer]),
+                // Newer ones may wait already; they win.
+                Write::Anchors(_) if self.urgent.iter().any(|one| matches!(one, Write::Anchors(_))) => {}
+                write => self.urgent.insert(0, write),
+            }
+        }
+    }
+}
+
+fn drop_effect(peer: PeerId, code: Code, why: &str) -> Effect {
+    Effect::Drop { peer, code, why: why.to_owned() }
+}
+
+/// The host, if it is not shared by design (loopback, private networks, Tor).
+fn shared_by_none(source: &Source) -> Option<&Host> {
+    match source {
+        Source::Peer(place) if place.host().is_global() => Some(place.host()),
+        _ => None,
+    }
+}
