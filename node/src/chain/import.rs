@@ -193,7 +193,7 @@ impl Chain {
     fn double_proposal(&mut self, other: &BlockId, second: &Header) -> Option<Equivocation> {
         let first = self.tree.get(other)?.data.header.clone()?;
         self.proposals.reported(second.slot);
-        Some(Equivocation::Proposals { first, second: second.clone() })
+        Some(Equivocation::Proposals { first: Box::new(first), second: Box::new(second.clone()) })
     }
 
     fn execute(
