@@ -105,7 +105,10 @@ impl Chain {
                 if header.height <= finalized.height && self.records.height_of(&id)?.is_some() {
                     return Ok(());
                 }
-                if header.height <= finalized.height + 1 || self.records.height_of(&header.parent)?.is_some()
+                let final_slot = self.tree.get(&finalized.id).and_then(|node| node.slot);
+                if header.height <= finalized.height + 1
+                    || final_slot.is_some_and(|slot| header.slot <= slot)
+                    || self.records.height_of(&header.parent)?.is_some()
                 {
                     return Err(HeaderError::BelowFinality { finalized_height: finalized.height });
                 }

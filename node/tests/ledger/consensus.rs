@@ -26,7 +26,7 @@ enum Message {
 
 enum Event {
     Slot(u64),
-    Deliver { from: usize, to: usize, message: Message },
+    Deliver { from: usize, to: usize, message: Box<Message> },
     VoteDue(usize),
 }
 
@@ -85,7 +85,7 @@ impl Network {
             return;
         }
         let delay = self.rng.random_range(self.delay_ms.clone());
-        self.at(self.now + delay, Event::Deliver { from, to, message });
+        self.at(self.now + delay, Event::Deliver { from, to, message: Box::new(message) });
     }
 
     fn broadcast(&mut self, from: usize, message: &Message) {
@@ -103,7 +103,7 @@ impl Network {
             self.now = time;
             match self.events.remove(&sequence).unwrap() {
                 Event::Slot(slot) => self.slot(slot),
-                Event::Deliver { from, to, message } => self.deliver(from, to, message),
+                Event::Deliver { from, to, message } => self.deliver(from, to, *message),
                 Event::VoteDue(node) => self.vote(node),
             }
         }

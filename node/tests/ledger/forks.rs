@@ -429,6 +429,70 @@ fn a_long_stall_keeps_few_states_and_deep_forks_still_work() {
     assert_eq!(supply(&chain, &genesis, &[to(9)]), 8 * RICH);
 }
 
+#[test]
+fn snapshots_are_pruned_as_finality_advances_and_read_the_same() {
+    use ghost_node::chain::SNAPSHOT_ENTRIES_SOFT_MAX;
+    fn is_send<T: Send>(_: &T) {}
+    const PER_BLOCK: u64 = 1_500;
+    let genesis = genesis(1);
+    let mut chain = memory_chain(&genesis, Some(0));
+    is_send(&chain);
+    let receiver = |n: u64| {
+        let mut address = [0xaa; 20];
+        address[..8].copy_from_slice(&n.to_be_bytes());
+        Address(address)
+    };
+    let mut largest = 0;
+    let slots = 2 * SNAPSHOT_ENTRIES_SOFT_MAX as u64 / PER_BLOCK;
+    for slot in 0..slots {
+        let txs = (0..PER_BLOCK)
+            .map(|n| transfer((n % 8) as u8, (slot * PER_BLOCK + n) / 8, receiver(slot * PER_BLOCK + n), 3))
+            .collect();
+        // 1,500 is no multiple of 8: what a nonce gap keeps out is simply left out.
+        chain.propose(slot, txs, slot_start(slot)).unwrap();
+        chain.vote(slot_start(slot)).unwrap().unwrap();
+        assert_eq!(chain.unfinalized_len(), 1);
+        largest = largest.max(chain.view().state().changed_len());
+    }
+    assert!(
+        largest > SNAPSHOT_ENTRIES_SOFT_MAX / 2 && largest <= SNAPSHOT_ENTRIES_SOFT_MAX + 2_000,
+        "{largest}"
+    );
+    let view = chain.view();
+    let paid: u128 = (0..slots * PER_BLOCK).map(|n| view.account(&receiver(n)).unwrap().balance).sum();
+    assert_eq!(paid, 3 * u128::from(view.included_total()));
+    assert_eq!(supply(&chain, &genesis, &[]) + paid, 8 * RICH);
+}
+
+#[test]
+fn headers_that_lead_nowhere_leave_no_trace_below_the_finalized_slot() {
+    let genesis = genesis(4);
+    let mut forge = Forge::new(genesis.clone());
+    let blocks = straight(&mut forge, 8);
+    let mut chain = memory_chain(&genesis, None);
+    import_all(&mut chain, blocks.clone());
+    chain
+        .on_certificate(&certificate(Link { source: checkpoint(&blocks[5]), target: checkpoint(&blocks[6]) }))
+        .unwrap();
+    let lost = |slot: u64| {
+        forged(&blocks[0], |fields| {
+            fields.parent = BlockId([0xcc; 32]);
+            fields.height = 1_000;
+            fields.slot = slot;
+            fields.proposer = (slot % 4) as u16;
+        })
+    };
+    assert_eq!(
+        chain.check_header(&lost(6), FAR),
+        Err(HeaderError::BelowFinality { finalized_height: 6 }),
+        "the slot of the finalized block"
+    );
+    assert_eq!(
+        chain.check_header(&lost(7), FAR),
+        Err(HeaderError::UnknownParent { parent: BlockId([0xcc; 32]) })
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
