@@ -45,7 +45,7 @@ pub struct VoteOutcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CertificateOutcome {
     /// New, good, and followed: relay it.
-    Followed(FinalityChange),
+    Followed(Box<FinalityChange>),
     /// New and good, for a block that is not here: fetch that block. It is followed once the block is imported.
     Waiting(Checkpoint),
     /// Changes nothing. Nobody is at fault.
@@ -116,7 +116,7 @@ impl Chain {
         if let VoteVerdict::Added(Some(certificate)) = &verdict
             && let CertificateOutcome::Followed(change) = self.follow(certificate)?
         {
-            finality = change;
+            finality = *change;
         }
         Ok(VoteOutcome { verdict, finality })
     }
@@ -161,7 +161,7 @@ impl Chain {
             return Ok(CertificateOutcome::Known);
         }
         let change = self.settle(WriteBatch::default(), None, applied);
-        Ok(CertificateOutcome::Followed(self.guarded(change)?))
+        Ok(CertificateOutcome::Followed(Box::new(self.guarded(change)?)))
     }
 
     /// Moves the stored state up to the block that is final now, and drops the branches that

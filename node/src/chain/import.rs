@@ -105,7 +105,10 @@ impl Chain {
                 if header.height <= finalized.height && self.records.height_of(&id)?.is_some() {
                     return Ok(());
                 }
-                if header.height <= finalized.height + 1 || self.records.height_of(&header.parent)?.is_some()
+                let final_slot = self.tree.get(&finalized.id).and_then(|node| node.slot);
+                if header.height <= finalized.height + 1
+                    || final_slot.is_some_and(|slot| header.slot <= slot)
+                    || self.records.height_of(&header.parent)?.is_some()
                 {
                     return Err(HeaderError::BelowFinality { finalized_height: finalized.height });
                 }
@@ -193,7 +196,7 @@ impl Chain {
     fn double_proposal(&mut self, other: &BlockId, second: &Header) -> Option<Equivocation> {
         let first = self.tree.get(other)?.data.header.clone()?;
         self.proposals.reported(second.slot);
-        Some(Equivocation::Proposals { first, second: second.clone() })
+        Some(Equivocation::Proposals { first: Box::new(first), second: Box::new(second.clone()) })
     }
 
     fn execute(

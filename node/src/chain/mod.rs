@@ -335,15 +335,15 @@ impl Chain {
 
     /// After finality advanced: takes out of the snapshots what the store now has.
     fn prune_snapshots(&mut self) {
+        let head = self.tree.get(&self.head).and_then(|node| node.data.state.as_ref());
+        let entries = head.map_or(0, |state| state.snapshot.changed_len());
+        if entries <= SNAPSHOT_ENTRIES_SOFT_MAX {
+            return;
+        }
         let ids = self.tree.ids_ascending();
-        let entries = self
-            .tree
-            .get(&self.head)
-            .and_then(|node| node.data.state.as_ref())
-            .map_or(0, |s| s.snapshot.changed_len());
-        let states = || ids[1..].iter().filter_map(|id| self.tree.get(id)?.data.state.as_ref());
-        let needed: usize = states().map(|state| state.changed.len()).sum();
-        if entries <= SNAPSHOT_ENTRIES_SOFT_MAX.max(2 * needed) {
+        let states = ids[1..].iter().filter_map(|id| self.tree.get(id)?.data.state.as_ref());
+        let needed: usize = states.map(|state| state.changed.len()).sum();
+        if entries <= 2 * needed {
             return;
         }
         let root = ids[0];

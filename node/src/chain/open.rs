@@ -102,6 +102,10 @@ impl Chain {
         chain.execute_unfinalized()?;
         chain.restore_justified()?;
         chain.restore_head()?;
+        if let Some(vote) = chain.records.last_vote()? {
+            // The pool is empty after a start; of what was in it, our own vote is still ours to give.
+            chain.on_vote(vote)?;
+        }
         chain.publish()?;
         Ok(chain)
     }

@@ -9,16 +9,16 @@ pub enum Equivocation {
     /// Two blocks for one slot.
     Proposals {
         /// The block seen first.
-        first: Header,
+        first: Box<Header>,
         /// The block seen now.
-        second: Header,
+        second: Box<Header>,
     },
     /// Two votes of which one surrounds the other, or both have one target height.
     Votes {
         /// The vote seen first.
-        first: Vote,
+        first: Box<Vote>,
         /// The vote seen now.
-        second: Vote,
+        second: Box<Vote>,
     },
 }
 

@@ -39,7 +39,7 @@ pub enum VoteVerdict {
     /// Too far above our head. Nothing to do; we are behind.
     TooFar,
     /// Its authority has signed another vote that excludes it: relay it, so that others see it too.
-    Equivocates(Box<Equivocation>),
+    Equivocates(Equivocation),
     /// Never valid.
     Invalid(VoteFault),
 }
@@ -107,7 +107,10 @@ impl VotePool {
             }
             first.reported = true;
             let first = first.vote;
-            return VoteVerdict::Equivocates(Box::new(Equivocation::Votes { first, second: vote }));
+            return VoteVerdict::Equivocates(Equivocation::Votes {
+                first: Box::new(first),
+                second: Box::new(vote),
+            });
         }
         if full && let Some((_, lowest)) = cast.pop_first() {
             remove_from_tally(&mut self.tally, &lowest.vote);
@@ -185,7 +188,10 @@ mod tests {
         let second = vote(0, 1, 3, 2);
         assert_eq!(
             pool.add(second, 0, 9),
-            VoteVerdict::Equivocates(Box::new(Equivocation::Votes { first: vote(0, 1, 3, 1), second }))
+            VoteVerdict::Equivocates(Equivocation::Votes {
+                first: Box::new(vote(0, 1, 3, 1)),
+                second: Box::new(second)
+            })
         );
         assert_eq!(pool.add(second, 0, 9), VoteVerdict::Known);
         pool.add(vote(1, 2, 3, 1), 0, 9);

@@ -1,8 +1,8 @@
 //! A store that lives as long as its process: for tests and for networks simulated in one process.
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::RwLock};
+use std::{collections::BTreeMap, sync::RwLock};
 
-use super::{ChainStore, StoreError, WriteBatch};
+use super::{ChainStore, StoreError, Visit, WriteBatch};
 
 /// Keys and values in a `BTreeMap`.
 #[derive(Debug, Default)]
@@ -26,12 +26,7 @@ impl ChainStore for MemoryStore {
         Ok(self.entries.read().map_err(poisoned)?.get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         for (key, value) in self.entries.read().map_err(poisoned)?.range(from.to_vec()..to.to_vec()) {
             if visit(key, value).is_break() {
                 break;

@@ -91,18 +91,16 @@ impl WriteBatch {
     }
 }
 
+/// Is shown a key and its value; says whether to go on.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// Ordered keys and values. Shared between threads: reads go on while one thread writes.
 pub trait ChainStore: Send + Sync + fmt::Debug {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Visits the keys from `from` up to but not including `to`, ascending, until told to break.
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError>;
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
 
     /// Applies a batch atomically. Readers may see it at once; a crash may still lose it.
     fn apply(&self, batch: WriteBatch) -> Result<(), StoreError>;

@@ -1,12 +1,11 @@
 //! The store on disk.
 
 use std::{
-    ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
 
-use super::{ChainStore, StoreError, WriteBatch};
+use super::{ChainStore, StoreError, Visit, WriteBatch};
 
 /// Page cache in bytes unless configured otherwise: 32 MiB. Sixteen nodes on one laptop then take
 /// 512 MiB for it.
@@ -60,12 +59,7 @@ impl ChainStore for SledStore {
         Ok(self.db.get(key)?.map(|value| value.to_vec()))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
         for entry in self.db.range(from..to) {
             let (key, value) = entry?;
             if visit(&key, &value).is_break() {

@@ -1,0 +1,6 @@
+//! The chain of one node and of several, in virtual time, over stores that fail.
+
+mod consensus;
+mod crash;
+mod forks;
+mod world;
