@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ghost_mempool_relay::sync::{HEADER_WINDOW_MAX, Offence, SyncState};
+use ghost_mempool_relay::sync::{Offence, SyncState};
 use ghost_proto::{BlockId, Checkpoint};
 use sync_world::{
     Conduct, Remote, World,
@@ -72,40 +72,6 @@ fn the_tip_that_was_caught_up_to_is_announced_once() {
     assert!(world.run(MINUTE, |world| world.tally.states.last() == Some(&SyncState::Synced)
         && world.chain.height() == 200));
     assert_eq!(world.tally.announced, [checkpoint(short()[199].header())]);
-}
-
-#[test]
-fn scenario_28_millions_of_headers_that_lead_nowhere_cost_constant_memory_and_no_writes() {
-    // Sealed by true authorities, bodies nowhere to be had, longer than the window.
-    let endless = Arc::new(grow(ROOT, HEADER_WINDOW_MAX + 2_000, 3, 0));
-    let mut world = World::new(&[]);
-    for n in 0..24 {
-        let liar = Remote::honest(&endless).with(Conduct::SilentBodies);
-        world.join(n, Remote { outbound: n < 8, ..liar });
-    }
-    let resident = || {
-        let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-        statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("pages") * 4096
-    };
-    world.run(5 * MINUTE, |_| false);
-    let before = resident();
-    let enough = world.run(10 * 60 * MINUTE, |world| world.tally.headers_received >= 2_000_000);
-    let grown = resident().saturating_sub(before);
-    assert!(enough, "{} headers", world.tally.headers_received);
-    assert_eq!(world.tally.headers_ahead_max, HEADER_WINDOW_MAX);
-    assert_eq!(world.tally.imports, 0, "nothing reaches the store");
-    assert!(grown < 16 << 20, "grew by {grown} bytes");
-    // And an honest peer among them is still followed.
-    let honest = world.join(100, Remote::honest(&short()));
-    let joined = world.now;
-
-    assert!(world.run_to_height(10 * MINUTE, 200), "{:?}", world.core.progress(world.now));
-    assert!(world.is_connected(&honest));
-    println!(
-        "{} headers; grown {grown} B; honest chain after {:?}",
-        world.tally.headers_received,
-        world.now - joined
-    );
 }
 
 #[test]
