@@ -18,6 +18,7 @@ use rustix::{
 };
 
 use crate::{
+    cli::output::count_for_people,
     config::{Config, Role},
     home::{Home, HomeError, read_key_file},
 };
@@ -390,11 +391,11 @@ pub fn node(status: &message::Status, took: Duration) -> Vec<Check> {
     } else if inbound == 0 {
         Check::warning(
             "reachability",
-            format!("{peers} peers, none of which dialled this node"),
+            format!("{}, none of which dialled this node", count_for_people(peers.into(), "peer")),
             "open the UDP port in firewall and router, or set network.external_address; harmless for a node that only follows",
         )
     } else {
-        Check::good("reachability", format!("{peers} peers, {inbound} of which dialled this node"))
+        Check::good("reachability", format!("{}, {inbound} of which dialled this node", count_for_people(peers.into(), "peer")))
     });
     checks
 }

@@ -152,7 +152,7 @@ async fn drill(args: &DrillArgs, network: &mut Network, out: &Out, stop: &Stop) 
         () = stop.asked() => return Err(Failure::new("stopped before all nodes ran")),
     }
     let (directory, addresses) = watch::channel(directory_of(network.nodes()));
-    let pace = Pace { tps: args.tps, seed: args.seed };
+    let pace = Pace { tps: args.tps, seed: args.seed, duration: None };
     let mut traffic = Traffic::start(pace, network.plan().senders(), network.genesis(), addresses);
     let mut rng = ChaCha12Rng::seed_from_u64(args.seed);
     let started = Instant::now();

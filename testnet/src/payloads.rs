@@ -169,7 +169,7 @@ pub async fn run(args: &PayloadsArgs, out: &Out, stop: &Stop) -> Result<ExitCode
         out.remark(format!("homes and logs are in {}", dir.display()));
     }
     let report = result?;
-    out.answer(&serde_json::to_value(&report)?, report.text())?;
+    out.answer(&report, report.text())?;
     let good = report.identical == report.submitted;
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

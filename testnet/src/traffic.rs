@@ -13,7 +13,7 @@ mod lane;
 mod tracker;
 mod watcher;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ghost_node::cli::{output::Failure, tx::send::Sender};
 use ghost_proto::{Genesis, Multiaddr};
@@ -86,6 +86,8 @@ pub struct Pace {
     pub tps: u32,
     /// Decides who pays whom.
     pub seed: u64,
+    /// After this time nothing more becomes due: exactly `tps` × seconds transfers are made in all.
+    pub duration: Option<Duration>,
 }
 
 impl Traffic {
@@ -105,8 +107,8 @@ impl Traffic {
             let reach = Reach { seed: pace.seed, node, directory: directory.clone() };
             watchers.spawn(watcher::watch(reach.clone(), genesis.block_id(), tracker.clone()));
             if pace.tps > 0 && !senders.is_empty() {
-                let rate = f64::from(pace.tps) / nodes as f64;
-                let lane = lane::Lane::new(reach, senders, recipients.clone(), rate, tracker.clone());
+                let share = lane::Share::new(pace, node, nodes);
+                let lane = lane::Lane::new(reach, senders, recipients.clone(), share, tracker.clone());
                 lanes.spawn(lane.run(stopped.clone()));
             }
         }

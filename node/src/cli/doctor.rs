@@ -3,7 +3,8 @@
 use std::{process::ExitCode, time::Instant};
 
 use clap::Args;
-use ghost_proto::message;
+use ghost_proto::{Multiaddr, PeerId, message};
+use multiaddr::Protocol;
 use serde_json::{Value, json};
 
 use super::{
@@ -107,6 +108,15 @@ async fn check_node(globals: &Globals) -> Vec<Check> {
     }
 }
 
+/// The address as a client dials it: it says whom to expect there.
+fn address_with_peer(address: &str, peer: &[u8]) -> Option<Multiaddr> {
+    let address: Multiaddr = address.parse().ok()?;
+    if matches!(address.iter().last(), Some(Protocol::P2p(_))) {
+        return Some(address);
+    }
+    Some(address.with(Protocol::P2p(PeerId::from_bytes(peer).ok()?)))
+}
+
 /// Compares our clock with those of peers: the connected ones if our node tells them, else the static
 /// ones of the settings.
 async fn check_clocks(globals: &Globals, config: Option<&Config>, running: bool) -> Vec<Check> {
@@ -115,7 +125,7 @@ async fn check_clocks(globals: &Globals, config: Option<&Config>, running: bool)
         if let Ok(answer) = connected.client.peers().await {
             // Only those that we dialled have an address that can be dialled.
             let dialled = answer.peers.iter().filter(|peer| peer.direction == "outbound");
-            addresses.extend(dialled.filter_map(|peer| peer.address.parse().ok()));
+            addresses.extend(dialled.filter_map(|peer| address_with_peer(&peer.address, &peer.peer)));
         }
         connected.client.close().await;
     }
@@ -140,4 +150,22 @@ async fn check_clocks(globals: &Globals, config: Option<&Config>, running: bool)
         }
     }
     checks
+}
+
+#[cfg(test)]
+mod tests {
+    use ghost_proto::{KeyPair, record};
+
+    use super::*;
+
+    #[test]
+    fn an_address_of_a_peer_says_whom_to_expect() {
+        let peer = record::peer_of(&KeyPair::from_seed(&[1; 32]).public()).unwrap();
+        let full = format!("/ip4/127.0.0.1/udp/1/quic-v1/p2p/{peer}");
+        for address in ["/ip4/127.0.0.1/udp/1/quic-v1", full.as_str()] {
+            assert_eq!(address_with_peer(address, &peer.to_bytes()).unwrap().to_string(), full);
+        }
+        assert!(address_with_peer("/ip4/127.0.0.1/udp/1/quic-v1", b"nobody").is_none());
+        assert!(address_with_peer("elsewhere", &peer.to_bytes()).is_none());
+    }
 }

@@ -6,7 +6,8 @@ use std::{
     process::ExitCode,
 };
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 /// Something that was asked for and not done. The text says what to do.
 #[derive(Debug)]
@@ -77,8 +78,8 @@ impl Out {
     }
 
     /// One answer: `value` for a program, `text` for a person.
-    pub fn answer(&self, value: &Value, text: impl fmt::Display) -> Result<ExitCode, Failure> {
-        let text = if self.json { value.to_string() } else { text.to_string() };
+    pub fn answer(&self, value: &impl Serialize, text: impl fmt::Display) -> Result<ExitCode, Failure> {
+        let text = if self.json { serde_json::to_string(value)? } else { text.to_string() };
         self.bytes(format!("{}\n", text.trim_end_matches('\n')).as_bytes())
     }
 
@@ -175,6 +176,11 @@ pub fn duration_for_people(ms: u64) -> String {
         3_600..86_400 => format!("{} h {} min", seconds / 3_600, seconds / 60 % 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds / 3_600 % 24),
     }
+}
+
+/// `1 peer`, `2 peers`.
+pub fn count_for_people(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Milliseconds since 1970-01-01 UTC, by this machine's clock.

@@ -18,7 +18,7 @@ use rand_chacha::{
 };
 use tokio::{sync::watch, time};
 
-use super::{Reach, Tracker};
+use super::{Pace, Reach, Tracker};
 
 /// How long to wait before a node that did not answer is tried again.
 pub(super) const RETRY_EVERY: Duration = Duration::from_millis(250);
@@ -45,9 +45,33 @@ pub(super) struct Lane {
     next: usize,
     recipients: Arc<[Address]>,
     rng: ChaCha12Rng,
+    share: Share,
+    tracker: Arc<Tracker>,
+}
+
+/// One lane's part of the pace.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share {
     /// Transfers a second.
     rate: f64,
-    tracker: Arc<Tracker>,
+    /// Where between two transfers this lane begins, from 0 to 1.
+    phase: f64,
+    duration: Option<Duration>,
+}
+
+impl Share {
+    pub(super) fn new(pace: Pace, lane: usize, lanes: usize) -> Self {
+        let lanes = lanes as f64;
+        Self { rate: f64::from(pace.tps) / lanes, phase: lane as f64 / lanes, duration: pace.duration }
+    }
+
+    /// Transfers that are due after a time. Lanes begin at different phases, so that the sum over n lanes
+    /// is what one lane with n times the rate would have made: ⌊x⌋ + ⌊x + 1/n⌋ + … = ⌊nx⌋ (Hermite).
+    fn due(&self, elapsed: Duration) -> u64 {
+        let elapsed = self.duration.map_or(elapsed, |duration| elapsed.min(duration));
+        // A billionth makes up for what the division left off a whole number.
+        (elapsed.as_secs_f64() * self.rate + self.phase + 1e-9) as u64
+    }
 }
 
 impl Lane {
@@ -55,13 +79,13 @@ impl Lane {
         reach: Reach,
         senders: Vec<Sender>,
         recipients: Arc<[Address]>,
-        rate: f64,
+        share: Share,
         tracker: Arc<Tracker>,
     ) -> Self {
         let mut rng = ChaCha12Rng::seed_from_u64(reach.seed);
         rng.set_stream(u64::MAX - reach.node as u64);
         let accounts = senders.into_iter().map(|sender| Account { sender, ask_nonce: 0 }).collect();
-        Self { reach, accounts, next: 0, recipients, rng, rate, tracker }
+        Self { reach, accounts, next: 0, recipients, rng, share, tracker }
     }
 
     /// Ends when `stop` says so and what was begun is answered.
@@ -91,10 +115,18 @@ impl Lane {
         }
         let started = Instant::now();
         let mut made = 0u64;
-        while !*stop.borrow() {
-            let due = due(started.elapsed(), self.rate);
+        let mut ended = None;
+        loop {
+            // What became due before the end is still sent; the end does not move while that takes time.
+            if ended.is_none() && *stop.borrow() {
+                ended = Some(started.elapsed());
+            }
+            let due = self.share.due(ended.unwrap_or_else(|| started.elapsed()));
             let count = usize::try_from(due.saturating_sub(made)).unwrap_or(usize::MAX).min(SUBMIT_TXS_MAX);
             if count == 0 {
+                if ended.is_some() {
+                    return Ok(());
+                }
                 time::sleep(TICK).await;
                 continue;
             }
@@ -107,7 +139,6 @@ impl Lane {
                 self.submit(client, batch).await?;
             }
         }
-        Ok(())
     }
 
     /// Signs the next transfer: accounts take turns, recipients are drawn.
@@ -147,11 +178,6 @@ impl Lane {
         }
         Ok(())
     }
-}
-
-/// Transfers that are due after a time.
-fn due(elapsed: Duration, rate: f64) -> u64 {
-    (elapsed.as_secs_f64() * rate) as u64
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
@@ -247,10 +273,17 @@ mod tests {
 
     #[test]
     fn the_pace_is_kept_on_average_whatever_the_ticks() {
-        assert_eq!(due(Duration::ZERO, 50.0), 0);
-        assert_eq!(due(Duration::from_millis(19), 50.0), 0);
-        assert_eq!(due(Duration::from_millis(20), 50.0), 1);
-        assert_eq!(due(Duration::from_secs(30), 12.5), 375);
+        let share = |lane, lanes, tps, duration| Share::new(Pace { tps, seed: 0, duration }, lane, lanes);
+        let one = share(0, 1, 50, None);
+        assert_eq!(one.due(Duration::ZERO), 0);
+        assert_eq!(one.due(Duration::from_millis(19)), 0);
+        assert_eq!(one.due(Duration::from_millis(20)), 1);
+        for (lanes, tps, seconds) in [(4, 50, 30), (16, 500, 60), (3, 100, 7), (7, 1, 1), (64, 20_000, 1)] {
+            let limit = Some(Duration::from_secs(seconds));
+            let total: u64 =
+                (0..lanes).map(|lane| share(lane, lanes, tps, limit).due(Duration::from_secs(999))).sum();
+            assert_eq!(total, u64::from(tps) * seconds, "{lanes} lanes, {tps} a second, {seconds} s");
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub async fn run(args: &UpArgs, out: &Out, stop: &Stop) -> Result<ExitCode, Fail
         return Err(Failure::new("stopped before all nodes ran"));
     };
     let complaints = report.complaints();
-    out.answer(&serde_json::to_value(&report)?, report.text())?;
+    out.answer(&report, report.text())?;
     for complaint in &complaints {
         let _ = writeln!(io::stderr(), "error: {complaint}");
     }
@@ -120,7 +120,7 @@ async fn live(
     }
     let clients = network.connect_all().await?;
     let (_directory, addresses) = watch::channel(directory_of(network.nodes()));
-    let pace = Pace { tps: args.tps, seed: args.seed };
+    let pace = Pace { tps: args.tps, seed: args.seed, duration: args.duration };
     let mut traffic = Traffic::start(pace, network.plan().senders(), network.genesis(), addresses);
     let tracker = traffic.tracker.clone();
     let begun = Instant::now();
