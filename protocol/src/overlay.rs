@@ -191,6 +191,11 @@ impl Overlay {
         self.0.endpoint.local_addr()
     }
 
+    /// Connections that are open, opening or saying farewell, sessions or not.
+    pub fn open_connections(&self) -> usize {
+        self.0.endpoint.open_connections()
+    }
+
     /// What happened, counted.
     pub fn tally(&self) -> &Tally {
         &self.0.context.tally
