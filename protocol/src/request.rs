@@ -114,7 +114,7 @@ impl Answer {
         }
         let deadline = Instant::now() + self.patience;
         match read_frame(&mut self.recv, &mut self.reader, Some(deadline)).await {
-            Ok(frame) => Ok(Some(frame)),
+            Ok((frame, _)) => Ok(Some(frame)),
             Err(StreamEnd::Finished) => {
                 self.ended = true;
                 Ok(None)
@@ -133,7 +133,7 @@ impl Answer {
             return Ok(None);
         }
         match read_frame(&mut self.recv, &mut self.reader, None).await {
-            Ok(frame) => Ok(Some(frame)),
+            Ok((frame, _)) => Ok(Some(frame)),
             Err(end) => {
                 self.ended = true;
                 if matches!(end, StreamEnd::Finished) { Ok(None) } else { Err(end.into()) }

@@ -26,11 +26,7 @@ use crate::{
     quota::Quota,
     request::{Responder, Served},
     tally::Event,
-    transport::{
-        RecvStream, SendStream,
-        quic::{Closed, ClosedBy},
-        wire_code,
-    },
+    transport::{RecvStream, SendStream, quic::Closed, wire_code},
 };
 
 /// Streams per second that a peer may open in vain (reset, unknown, without a whole frame) before
@@ -44,9 +40,9 @@ const FLOODING_AFTER: Duration = Duration::from_secs(10);
 pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
     let Greeted { control, reader, pushes, requests } = greeted;
     tokio::spawn(read_control(session.clone(), control, reader));
-    for (recv, number, rest) in pushes {
+    for recv in pushes {
         session.0.reading.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(read_push_of_type(session.clone(), recv, number, rest));
+        tokio::spawn(read_push(session.clone(), recv));
     }
     for (send, recv) in requests {
         tokio::spawn(serve_request(session.clone(), send, recv));
@@ -57,13 +53,7 @@ pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
         _ = session.closed() => {}
     }
     let closed = session.closed().await;
-    let tally = &session.0.context.tally;
-    match (closed.by, closed.code) {
-        (ClosedBy::Peer, Some(code)) => tally.count(Event::ClosedByPeer(code)),
-        (ClosedBy::Network, _) => tally.count(Event::Lost),
-        // Counted where it was decided.
-        _ => {}
-    }
+    session.0.context.tally.count_closed(&closed);
     session.0.ended.notify_waiters();
     closed
 }
@@ -122,8 +112,8 @@ impl Inner {
 
 async fn read_control(session: Session, mut recv: RecvStream, mut reader: FrameReader) {
     loop {
-        let frame = match read_frame(&mut recv, &mut reader, None).await {
-            Ok(frame) => frame,
+        let (frame, bytes) = match read_frame(&mut recv, &mut reader, None).await {
+            Ok(read) => read,
             // The peer drains: it will close when it is done.
             Err(StreamEnd::Finished | StreamEnd::Disconnected(_)) => return,
             Err(StreamEnd::Undecodable(error)) => return session.close(error.code(), &error.to_string()),
@@ -142,7 +132,7 @@ async fn read_control(session: Session, mut recv: RecvStream, mut reader: FrameR
             }
             _ => return session.close(Code::ProtocolViolation, "a second hello"),
         }
-        let pause = session.charge(Class::Control, 1, 0);
+        let pause = session.charge(Class::Control, 1, bytes);
         if !pause.is_zero() {
             sleep(pause).await;
         }
@@ -273,8 +263,9 @@ async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream)
     let _ = send.set_priority(context.table.spec(class).priority);
     let mut reader = FrameReader::new(stream);
     reader.push(&rest);
-    let frame = match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await {
-        Ok(frame) => frame,
+    let (frame, bytes) = match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await
+    {
+        Ok((frame, bytes)) => (frame, bytes + rest.len()),
         Err(StreamEnd::Undecodable(error)) => {
             refuse_frames(&session, &mut recv, &error);
             return refuse(&session, send, error.code());
@@ -286,7 +277,7 @@ async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream)
             return refuse(&session, send, code);
         }
     };
-    let pause = session.charge(class, 1, 0);
+    let pause = session.charge(class, 1, bytes);
     if !pause.is_zero() {
         sleep(pause).await;
     }
@@ -317,7 +308,7 @@ pub(crate) async fn serve_early(context: SessionContext, send: SendStream, mut r
     let mut reader = FrameReader::new(StreamType::Rpc);
     reader.push(&rest);
     match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await {
-        Ok(frame) if is_safe_to_repeat(&frame) => {
+        Ok((frame, _)) if is_safe_to_repeat(&frame) => {
             if let Err(error) = route.try_send(Asked { session: None, frame, responder }) {
                 error.into_inner().responder.refuse(Code::Busy);
             }
