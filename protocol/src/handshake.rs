@@ -126,6 +126,8 @@ pub struct PeerHello {
     pub finalized_height: u64,
     /// Whether it relays.
     pub role: Role,
+    /// Which process of the peer this is: another nonce is another process, and the earlier is gone.
+    pub nonce: u64,
     /// The address it sees us at, as claimed.
     pub observed: Option<Multiaddr>,
     /// Announcements to it are hashed under this.
@@ -242,6 +244,7 @@ pub fn check(local: &LocalHello, peer: &PeerId, hello: message::Hello) -> Result
         best: (hello.best_height, best_block),
         finalized_height: hello.finalized_height,
         role,
+        nonce: hello.nonce,
         observed,
         tx_salt,
     })

@@ -3,8 +3,8 @@
 //! Two nodes that dial each other at once end up with two connections. The one that was started by
 //! the peer with the smaller PeerId stays, on both sides, whatever the order in which they see them.
 //! The other drains: it takes no new frames, what is queued is delivered, and it closes as a
-//! duplicate. When the same peer connects twice in the same direction it has lost the first
-//! connection, so the newer one stays.
+//! duplicate. When the same peer connects twice in the same direction, or comes back with the nonce
+//! of another process, it has lost the first connection, so the newer one stays.
 //!
 //! Clients are not nodes: the same key may call over several connections at once.
 
@@ -223,6 +223,11 @@ impl Overlay {
             .find(|endpoint| endpoint.local_addr().is_ok_and(|local| local.is_ipv4() == address.is_ipv4()))
     }
 
+    /// Connections that are open, opening or saying farewell, sessions or not.
+    pub fn open_connections(&self) -> usize {
+        self.0.endpoint.open_connections()
+    }
+
     /// What happened, counted.
     pub fn tally(&self) -> &Tally {
         &self.0.context.tally
@@ -368,7 +373,11 @@ impl Overlay {
         if let Some(existing) = nodes.get(&peer).filter(|existing| !existing.is_closing()) {
             let ours_stays = self.peer_id().to_bytes() < peer.to_bytes();
             let preferred = if ours_stays { Direction::Outbound } else { Direction::Inbound };
-            if existing.direction() != session.direction() && session.direction() != preferred {
+            // A peer that was restarted does not know the existing session, however good it looks
+            // from here.
+            let same_process = existing.hello().nonce == session.hello().nonce;
+            if same_process && existing.direction() != session.direction() && session.direction() != preferred
+            {
                 return Settled::Loses;
             }
         }

@@ -11,7 +11,10 @@ use std::{
 use bytes::Bytes;
 use ghost_frames::{Code, DecodeError, EncodedFrame, Frame, FrameReader, StreamType};
 use ghost_proto::layout::put_varint;
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     class::frame_deadline,
@@ -68,9 +71,23 @@ impl From<Closed> for RequestError {
     }
 }
 
-/// The stream type and the frame, as the asker sends them.
+/// Resets the stream if dropped. The library would end it, in mid-frame, for which the other side
+/// would have to blame us.
+struct Unfinished(Option<SendStream>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(send) = &mut self.0 {
+            // Fails only if the stream is over already.
+            let _ = send.reset(wire_code(Code::Cancelled));
+        }
+    }
+}
+
+/// The stream type and the frame, as the asker sends them. Dropped before it is done, it cancels the
+/// request.
 pub(crate) async fn send_request(
-    mut send: SendStream,
+    send: SendStream,
     stream: StreamType,
     priority: i32,
     frame: &EncodedFrame,
@@ -80,9 +97,16 @@ pub(crate) async fn send_request(
     // Fails only for a stream that was already reset, which the write reports better.
     let _ = send.set_priority(priority);
     let mut chunks = [Bytes::from(head), frame.bytes().clone()];
-    send.write_all_chunks(&mut chunks).await.map_err(|error| StreamEnd::from(error).into_request_error())?;
-    // The other side may have stopped the stream already: its answer says why.
-    let _ = send.finish();
+    let mut unfinished = Unfinished(Some(send));
+    if let Some(send) = &mut unfinished.0 {
+        send.write_all_chunks(&mut chunks)
+            .await
+            .map_err(|error| StreamEnd::from(error).into_request_error())?;
+    }
+    if let Some(mut send) = unfinished.0.take() {
+        // The other side may have stopped the stream already: its answer says why.
+        let _ = send.finish();
+    }
     Ok(())
 }
 
@@ -114,7 +138,7 @@ impl Answer {
         }
         let deadline = Instant::now() + self.patience;
         match read_frame(&mut self.recv, &mut self.reader, Some(deadline)).await {
-            Ok(frame) => Ok(Some(frame)),
+            Ok((frame, _)) => Ok(Some(frame)),
             Err(StreamEnd::Finished) => {
                 self.ended = true;
                 Ok(None)
@@ -133,7 +157,7 @@ impl Answer {
             return Ok(None);
         }
         match read_frame(&mut self.recv, &mut self.reader, None).await {
-            Ok(frame) => Ok(Some(frame)),
+            Ok((frame, _)) => Ok(Some(frame)),
             Err(end) => {
                 self.ended = true;
                 if matches!(end, StreamEnd::Finished) { Ok(None) } else { Err(end.into()) }
@@ -163,12 +187,20 @@ impl Drop for Answer {
 pub(crate) struct Served {
     count: Arc<AtomicU16>,
     session: Session,
+    finished: Option<oneshot::Sender<()>>,
 }
 
 impl Served {
     pub(crate) fn new(count: Arc<AtomicU16>, session: Session) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
-        Self { count, session }
+        Self { count, session, finished: None }
+    }
+
+    /// The receiver learns when the answer is finished; it fails if the request is refused.
+    pub(crate) fn announce_finish(mut self) -> (Self, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
+        self.finished = Some(sender);
+        (self, receiver)
     }
 }
 
@@ -191,12 +223,12 @@ pub struct Responder {
     send: SendStream,
     done: bool,
     tally: Tally,
-    _served: Option<Served>,
+    served: Option<Served>,
 }
 
 impl Responder {
     pub(crate) fn new(send: SendStream, tally: Tally, served: Option<Served>) -> Self {
-        Self { send, done: false, tally, _served: served }
+        Self { send, done: false, tally, served }
     }
 
     /// Sends one frame of the answer. Waits while the asker takes none, at most as long as
@@ -221,6 +253,9 @@ impl Responder {
         self.done = true;
         // Fails only if the asker stopped the stream, who then wants no end.
         let _ = self.send.finish();
+        if let Some(finished) = self.served.as_mut().and_then(|served| served.finished.take()) {
+            let _ = finished.send(());
+        }
     }
 
     /// Sends the only frame of an answer and ends it.

@@ -7,7 +7,10 @@ use std::{
 
 use ghost_frames::Code;
 
-use crate::class::Class;
+use crate::{
+    class::Class,
+    transport::quic::{Closed, ClosedBy},
+};
 
 /// What happened. Names are stable: they are metric labels and status rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +66,15 @@ impl Tally {
     /// Counts one more.
     pub fn count(&self, event: Event) {
         *self.0.lock().expect("no code panics while counting").entry(event).or_default() += 1;
+    }
+
+    /// Counts the end of a connection, unless we decided it: then it was counted where it was.
+    pub(crate) fn count_closed(&self, closed: &Closed) {
+        match (closed.by, closed.code) {
+            (ClosedBy::Peer, code) => self.count(Event::ClosedByPeer(code.unwrap_or(Code::Internal))),
+            (ClosedBy::Network, _) => self.count(Event::Lost),
+            (ClosedBy::Us, _) => {}
+        }
     }
 
     /// How often something happened.

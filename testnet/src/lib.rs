@@ -13,3 +13,5 @@ pub mod report;
 pub mod stop;
 pub mod traffic;
 pub mod up;
+
+pub mod sim;

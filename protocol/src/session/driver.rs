@@ -18,72 +18,71 @@ use tokio::time::{Instant, sleep};
 use super::{
     Inner, PUSHES, Session, SessionContext,
     establish::Greeted,
+    outbox::{Parked, PushStream},
     stream::{FrameClock, StreamEnd, read_frame, read_some, read_stream_type},
 };
 use crate::{
-    class::{Class, FRAME_DEADLINE},
+    class::{BURST_SECONDS, Class, FRAME_DEADLINE},
     inbox::{Asked, Pushed},
     quota::Quota,
     request::{Responder, Served},
     tally::Event,
-    transport::{
-        RecvStream, SendStream,
-        quic::{Closed, ClosedBy},
-        wire_code,
-    },
+    transport::{RecvStream, SendStream, quic::Closed, read_code, wire_code},
 };
 
 /// Streams per second that a peer may open in vain (reset, unknown, without a whole frame) before
 /// accepting pauses, which withholds the credit for more.
 const WASTED_STREAMS_PER_SECOND: u32 = 128;
 
-/// A peer that keeps accepting paused for so long is flooding.
+/// A peer that makes accepting pause again and again for so long is flooding.
 const FLOODING_AFTER: Duration = Duration::from_secs(10);
+
+/// It has stopped when accepting goes on for so long without a pause: by then the quota is full.
+const CALM_AFTER: Duration = Duration::from_secs(BURST_SECONDS as u64);
 
 /// Runs a session until its connection is over.
 pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
     let Greeted { control, reader, pushes, requests } = greeted;
     tokio::spawn(read_control(session.clone(), control, reader));
-    for (recv, number, rest) in pushes {
+    for recv in pushes {
         session.0.reading.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(read_push_of_type(session.clone(), recv, number, rest));
+        tokio::spawn(read_push(session.clone(), recv));
     }
     for (send, recv) in requests {
         tokio::spawn(serve_request(session.clone(), send, recv));
     }
-    let accept = accept_streams(&session);
-    tokio::select! {
-        () = accept => {}
-        _ = session.closed() => {}
-    }
+    // Ends with the connection, after what arrived before its end.
+    accept_streams(&session).await;
     let closed = session.closed().await;
-    let tally = &session.0.context.tally;
-    match (closed.by, closed.code) {
-        (ClosedBy::Peer, Some(code)) => tally.count(Event::ClosedByPeer(code)),
-        (ClosedBy::Network, _) => tally.count(Event::Lost),
-        // Counted where it was decided.
-        _ => {}
-    }
+    session.0.context.tally.count_closed(&closed);
     session.0.ended.notify_waiters();
+    // Nobody will answer these.
+    session.0.pings.lock().expect("no code panics while it holds the pings").clear();
     closed
 }
 
 async fn accept_streams(session: &Session) {
     let link = session.link();
-    let mut flooding_since: Option<Instant> = None;
+    // Since when pauses have followed each other closely, and when the last one ended.
+    let mut flooding: Option<(Instant, Instant)> = None;
     loop {
         let pause = session.0.wasted_pause();
-        if pause.is_zero() {
-            flooding_since = None;
-        } else {
-            let since = *flooding_since.get_or_insert_with(Instant::now);
-            if since.elapsed() > FLOODING_AFTER {
+        if !pause.is_zero() {
+            let now = Instant::now();
+            let since = match flooding {
+                Some((since, last)) if now - last < CALM_AFTER => since,
+                _ => now,
+            };
+            if now - since > FLOODING_AFTER {
                 session.close(Code::Flooding, "streams opened in vain, again and again");
                 return;
             }
             sleep(pause).await;
+            flooding = Some((since, now + pause));
         }
         tokio::select! {
+            // What was pushed on a connection that has ended since is still taken.
+            biased;
             stream = link.accept_uni() => match stream {
                 Ok(recv) => {
                     session.0.reading.fetch_add(1, Ordering::Relaxed);
@@ -122,10 +121,14 @@ impl Inner {
 
 async fn read_control(session: Session, mut recv: RecvStream, mut reader: FrameReader) {
     loop {
-        let frame = match read_frame(&mut recv, &mut reader, None).await {
-            Ok(frame) => frame,
-            // The peer drains: it will close when it is done.
-            Err(StreamEnd::Finished | StreamEnd::Disconnected(_)) => return,
+        let (frame, bytes) = match read_frame(&mut recv, &mut reader, None).await {
+            Ok(read) => read,
+            // The peer drains: all it had to push has arrived, and it will close.
+            Err(StreamEnd::Finished) => {
+                session.0.peer_drained.store(true, Ordering::Relaxed);
+                return session.0.ended.notify_waiters();
+            }
+            Err(StreamEnd::Disconnected(_)) => return,
             Err(StreamEnd::Undecodable(error)) => return session.close(error.code(), &error.to_string()),
             Err(StreamEnd::Stalled) => return session.close(Code::Timeout, "half a control frame"),
             Err(_) => return session.close(Code::ProtocolViolation, "the control stream was reset"),
@@ -142,7 +145,7 @@ async fn read_control(session: Session, mut recv: RecvStream, mut reader: FrameR
             }
             _ => return session.close(Code::ProtocolViolation, "a second hello"),
         }
-        let pause = session.charge(Class::Control, 1, 0);
+        let pause = session.charge(Class::Control, 1, bytes);
         if !pause.is_zero() {
             sleep(pause).await;
         }
@@ -273,8 +276,9 @@ async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream)
     let _ = send.set_priority(context.table.spec(class).priority);
     let mut reader = FrameReader::new(stream);
     reader.push(&rest);
-    let frame = match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await {
-        Ok(frame) => frame,
+    let (frame, bytes) = match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await
+    {
+        Ok((frame, bytes)) => (frame, bytes + rest.len()),
         Err(StreamEnd::Undecodable(error)) => {
             refuse_frames(&session, &mut recv, &error);
             return refuse(&session, send, error.code());
@@ -286,14 +290,24 @@ async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream)
             return refuse(&session, send, code);
         }
     };
-    let pause = session.charge(class, 1, 0);
+    let pause = session.charge(class, 1, bytes);
     if !pause.is_zero() {
         sleep(pause).await;
     }
+    let acknowledged = send.stopped();
+    let (served, finished) = served.announce_finish();
+    // A drain waits for the answer to arrive, not only to be made.
+    session.0.answering.fetch_add(1, Ordering::Relaxed);
     let responder = Responder::new(send, context.tally.clone(), Some(served));
     if let Err(error) = route.try_send(Asked { session: Some(session.clone()), frame, responder }) {
         error.into_inner().responder.refuse(Code::Busy);
     }
+    // Of a stream that was reset the library never says that it is over.
+    if finished.await.is_ok() {
+        let _ = acknowledged.await;
+    }
+    session.0.answering.fetch_sub(1, Ordering::Relaxed);
+    session.0.ended.notify_waiters();
 }
 
 fn refuse(session: &Session, mut send: SendStream, code: Code) {
@@ -317,7 +331,7 @@ pub(crate) async fn serve_early(context: SessionContext, send: SendStream, mut r
     let mut reader = FrameReader::new(StreamType::Rpc);
     reader.push(&rest);
     match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await {
-        Ok(frame) if is_safe_to_repeat(&frame) => {
+        Ok((frame, _)) if is_safe_to_repeat(&frame) => {
             if let Err(error) = route.try_send(Asked { session: None, frame, responder }) {
                 error.into_inner().responder.refuse(Code::Busy);
             }
@@ -327,37 +341,67 @@ pub(crate) async fn serve_early(context: SessionContext, send: SendStream, mut r
 }
 
 /// Writes an outbox until it is empty, then leaves the stream for the next writer.
+///
+/// A peer whose link was down in the middle of a frame refuses that stream as stalled. The session
+/// is as good as before: the frame is sent again, with all that follow, on a new stream. What the
+/// transport had taken and not delivered of the frames before it is lost.
 pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
     let outbox = &inner.outboxes[index];
-    let mut stream = match outbox.take_stream() {
-        Some(stream) => stream,
-        None => match open_push(&inner, index).await {
-            Some(stream) => stream,
-            None => return outbox.fail(),
-        },
-    };
-    let mut chunks = Vec::new();
+    let mut stream = outbox.take_stream();
+    let (mut batch, mut unwritten) = (Vec::new(), Vec::new());
     loop {
-        chunks.clear();
-        if outbox.take_batch(&mut chunks) == 0 {
-            match outbox.park(stream) {
-                Some(again) => stream = again,
-                None => break,
+        let Some(mut push) = (match stream.take() {
+            Some(push) => Some(push),
+            None => open_push(&inner, index).await,
+        }) else {
+            return fail(&inner, index);
+        };
+        if batch.is_empty() {
+            outbox.take_batch(&mut batch);
+        }
+        if batch.is_empty() {
+            match outbox.park(push) {
+                Parked::Again(push) => stream = Some(push),
+                Parked::Done => return inner.ended.notify_waiters(),
+                Parked::End(push) => return end_push(&inner, index, push).await,
             }
             continue;
         }
-        if stream.write_all_chunks(&mut chunks).await.is_err() {
-            outbox.fail();
-            break;
+        unwritten.clone_from(&batch);
+        match push.send.write_all_chunks(&mut unwritten).await {
+            Ok(()) => {
+                batch.clear();
+                stream = Some(push);
+            }
+            Err(quinn::WriteError::Stopped(code))
+                if read_code(code) == Code::Stalled && push.opened.elapsed() >= FRAME_DEADLINE =>
+            {
+                let written = unwritten.iter().take_while(|chunk| chunk.is_empty()).count();
+                batch.drain(..written);
+            }
+            Err(_) => return fail(&inner, index),
         }
     }
+}
+
+fn fail(inner: &Inner, index: usize) {
+    inner.outboxes[index].fail();
     inner.ended.notify_waiters();
 }
 
-async fn open_push(inner: &Inner, index: usize) -> Option<SendStream> {
-    let mut stream = inner.link.open_uni().await.ok()?;
+/// Ends a push stream and waits until the peer has all of it.
+pub(super) async fn end_push(inner: &Inner, index: usize, mut push: PushStream) {
+    // Both fail only if the peer stopped the stream or the connection is over.
+    let _ = push.send.finish();
+    let _ = push.send.stopped().await;
+    inner.outboxes[index].ended();
+    inner.ended.notify_waiters();
+}
+
+async fn open_push(inner: &Inner, index: usize) -> Option<PushStream> {
+    let mut send = inner.link.open_uni().await.ok()?;
     let class = Class::of(PUSHES[index]);
-    let _ = stream.set_priority(inner.context.table.spec(class).priority);
-    stream.write_chunk(inner.outboxes[index].stream_head()).await.ok()?;
-    Some(stream)
+    let _ = send.set_priority(inner.context.table.spec(class).priority);
+    send.write_chunk(inner.outboxes[index].stream_head()).await.ok()?;
+    Some(PushStream { send, opened: Instant::now() })
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ghost_frames::{Code, DecodeError, Frame, FrameReader, StreamType, writer::Payload};
 use ghost_proto::message;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     Session, SessionContext,
@@ -15,7 +15,10 @@ use crate::{
     class::Class,
     handshake::{self, HelloError, LocalHello},
     tally::Event,
-    transport::{Link, RecvStream, SendStream, quic::tuning},
+    transport::{
+        Link, RecvStream, SendStream,
+        quic::{Closed, tuning},
+    },
 };
 
 /// Time for the first hello to come.
@@ -40,7 +43,7 @@ pub(crate) enum EstablishError {
     #[error("the peer did not say hello in time")]
     Timeout,
     #[error("the connection ended before hello: {0}")]
-    Disconnected(String),
+    Disconnected(Closed),
 }
 
 impl EstablishError {
@@ -50,14 +53,15 @@ impl EstablishError {
             Self::Violation(_) => Code::ProtocolViolation,
             Self::Undecodable(error) => error.code(),
             Self::Timeout => Code::Timeout,
-            Self::Disconnected(_) => Code::Internal,
+            // What the peer says of us is as good a reason as what we say of it.
+            Self::Disconnected(closed) => closed.code.unwrap_or(Code::Timeout),
         }
     }
 }
 
 impl From<quinn::ConnectionError> for EstablishError {
     fn from(error: quinn::ConnectionError) -> Self {
-        Self::Disconnected(error.to_string())
+        Self::Disconnected(Closed::of(&error))
     }
 }
 
@@ -66,7 +70,7 @@ impl From<quinn::ConnectionError> for EstablishError {
 pub(crate) struct Greeted {
     pub(super) control: RecvStream,
     pub(super) reader: FrameReader,
-    pub(super) pushes: Vec<(RecvStream, u64, Vec<u8>)>,
+    pub(super) pushes: Vec<RecvStream>,
     pub(super) requests: Vec<(SendStream, RecvStream)>,
 }
 
@@ -92,9 +96,12 @@ pub(crate) async fn establish(
             Ok((Session::new(link, hello, context.clone(), control), greeted))
         }
         Err(error) => {
-            if !matches!(error, EstablishError::Disconnected(_)) {
-                context.tally.count(Event::ClosedByUs(error.code()));
-                link.close(error.code(), &error.to_string());
+            match &error {
+                EstablishError::Disconnected(closed) => context.tally.count_closed(closed),
+                _ => {
+                    context.tally.count(Event::ClosedByUs(error.code()));
+                    link.close(error.code(), &error.to_string());
+                }
             }
             Err(error)
         }
@@ -109,8 +116,11 @@ async fn say_hello(link: &Link, local: &LocalHello) -> Result<SendStream, Establ
     bytes.extend_from_slice(grease(local.nonce).bytes());
     let mut stream = link.open_uni().await?;
     let _ = stream.set_priority(context_free_priority());
-    stream.write_all(&bytes).await.map_err(|error| EstablishError::Disconnected(error.to_string()))?;
-    Ok(stream)
+    match stream.write_all(&bytes).await {
+        Ok(()) => Ok(stream),
+        Err(quinn::WriteError::ConnectionLost(error)) => Err(error.into()),
+        Err(_) => Err(EstablishError::Violation("the control stream was stopped")),
+    }
 }
 
 fn context_free_priority() -> i32 {
@@ -129,49 +139,56 @@ async fn await_hello(link: &Link) -> Result<(message::Hello, Greeted), Establish
     let mut grace: Option<Instant> = None;
     let mut pushes = Vec::new();
     let mut requests = Vec::new();
+    let hello = read_hello(link);
+    tokio::pin!(hello);
     loop {
-        let limit = grace.map_or(deadline, |grace| grace.min(deadline));
-        let overdue = || match grace {
-            Some(_) => EstablishError::Violation("streams without a hello"),
-            None => EstablishError::Timeout,
-        };
         if pushes.len() + requests.len() > HELD_STREAMS_MAX {
             return Err(EstablishError::Violation("too many streams before hello"));
         }
         tokio::select! {
-            () = sleep_until(limit) => return Err(overdue()),
-            stream = link.accept_uni() => {
-                let mut recv = stream?;
-                let mut rest = Vec::new();
-                let number = timeout_at(limit, read_stream_type(&mut recv, &mut rest)).await.map_err(|_| overdue())?;
-                let number = match number {
-                    Ok(number) => number,
-                    Err(StreamEnd::Disconnected(reason)) => return Err(EstablishError::Disconnected(reason)),
-                    Err(_) => return Err(EstablishError::Violation("a stream without a type before hello")),
-                };
-                if number != StreamType::Control.number() {
-                    pushes.push((recv, number, rest));
-                    grace.get_or_insert_with(|| Instant::now() + HELLO_GRACE.max(3 * link.rtt()));
-                    continue;
-                }
-                let mut reader = FrameReader::new(StreamType::Control);
-                reader.push(&rest);
-                let frame = timeout_at(limit, read_frame(&mut recv, &mut reader, Some(limit)))
-                    .await
-                    .map_err(|_| overdue())?;
-                return match frame {
-                    Ok(Frame::Hello(hello)) => Ok((hello, Greeted { control: recv, reader, pushes, requests })),
-                    Ok(_) => Err(EstablishError::Violation("another frame in place of hello")),
-                    Err(StreamEnd::Undecodable(error)) => Err(error.into()),
-                    Err(StreamEnd::Disconnected(reason)) => Err(EstablishError::Disconnected(reason)),
-                    Err(StreamEnd::Stalled) => Err(overdue()),
-                    Err(_) => Err(EstablishError::Violation("the control stream ended before hello")),
-                };
+            // Streams are accepted in the order in which they were opened, so the first goes to the
+            // reader of hello, whatever else has arrived.
+            biased;
+            hello = &mut hello => {
+                let (hello, control, reader) = hello?;
+                return Ok((hello, Greeted { control, reader, pushes, requests }));
             }
-            stream = link.accept_bi() => {
-                requests.push(stream?);
-                grace.get_or_insert_with(|| Instant::now() + HELLO_GRACE.max(3 * link.rtt()));
+            stream = link.accept_uni() => pushes.push(stream?),
+            stream = link.accept_bi() => requests.push(stream?),
+            () = sleep_until(grace.map_or(deadline, |grace| grace.min(deadline))) => {
+                return Err(match grace {
+                    Some(_) => EstablishError::Violation("streams without a hello"),
+                    None => EstablishError::Timeout,
+                });
             }
         }
+        grace.get_or_insert_with(|| Instant::now() + HELLO_GRACE.max(3 * link.rtt()));
+    }
+}
+
+/// Reads the first frame of the first one-way stream.
+async fn read_hello(link: &Link) -> Result<(message::Hello, RecvStream, FrameReader), EstablishError> {
+    let ended = |end: StreamEnd, violation: &'static str| match end {
+        StreamEnd::Disconnected(_) => {
+            EstablishError::Disconnected(link.close_reason().unwrap_or_else(Closed::lost))
+        }
+        StreamEnd::Undecodable(error) => error.into(),
+        StreamEnd::Stalled => EstablishError::Timeout,
+        _ => EstablishError::Violation(violation),
+    };
+    let mut control = link.accept_uni().await?;
+    let mut rest = Vec::new();
+    let number = read_stream_type(&mut control, &mut rest)
+        .await
+        .map_err(|end| ended(end, "a stream without a type before hello"))?;
+    if number != StreamType::Control.number() {
+        return Err(EstablishError::Violation("another stream in place of the control stream"));
+    }
+    let mut reader = FrameReader::new(StreamType::Control);
+    reader.push(&rest);
+    match read_frame(&mut control, &mut reader, None).await {
+        Ok((Frame::Hello(hello), _)) => Ok((hello, control, reader)),
+        Ok(_) => Err(EstablishError::Violation("another frame in place of hello")),
+        Err(end) => Err(ended(end, "the control stream ended before hello")),
     }
 }

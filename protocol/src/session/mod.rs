@@ -99,8 +99,12 @@ struct Inner {
     outboxes: [Outbox; PUSHES.len()],
     quotas: [Mutex<Quota>; Class::ALL.len()],
     serving: [Arc<AtomicU16>; Class::ALL.len()],
+    /// Requests of the peer whose answers it has not wholly acknowledged.
+    answering: AtomicUsize,
     /// Incoming push streams being read, the control stream not counted.
     reading: AtomicUsize,
+    /// The peer ended its control stream, which it does when all else that it pushed has arrived.
+    peer_drained: AtomicBool,
     /// Streams opened in vain; made when the first is.
     wasted: Mutex<Option<Box<Quota>>>,
     draining: AtomicBool,
@@ -130,7 +134,9 @@ impl Session {
             outboxes,
             quotas,
             serving: Class::ALL.map(|_| Arc::default()),
+            answering: AtomicUsize::new(0),
             reading: AtomicUsize::new(0),
+            peer_drained: AtomicBool::new(false),
             wasted: Mutex::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
@@ -241,12 +247,17 @@ impl Session {
         if !self.0.hello.serves.contains(stream) {
             return Err(RequestError::NotServed(stream.name()));
         }
+        if self.0.draining.load(Ordering::Relaxed) {
+            return Err(RequestError::Disconnected("the session is draining".into()));
+        }
         let priority = self.0.context.table.spec(Class::of(stream)).priority;
         let ask = async {
             let (send, recv) =
                 self.0.link.open_bi().await.map_err(|error| RequestError::Disconnected(error.to_string()))?;
+            // Both halves cancel the request if this future is dropped.
+            let answer = Answer::new(recv, stream, patience);
             send_request(send, stream, priority, frame).await?;
-            Ok(Answer::new(recv, stream, patience))
+            Ok(answer)
         };
         timeout(patience, ask).await.map_err(|_| RequestError::TimedOut(patience))?
     }
@@ -288,20 +299,31 @@ impl Session {
         self.0.link.close(code, reason);
     }
 
-    /// Closes once everything queued is sent, every request being served is answered and, if
-    /// `both_ways`, the peer has ended its pushes too; at the latest after `patience`.
+    /// Closes once the peer has acknowledged everything queued and every answer to its requests and,
+    /// if `both_ways`, has done the same for us; at the latest after `patience`. Until then the
+    /// session takes no new frames or requests of ours.
+    ///
+    /// The control stream ends last: its end tells the peer that nothing else is under way.
     pub async fn drain(&self, code: Code, reason: &str, both_ways: bool, patience: Duration) {
         self.0.draining.store(true, Ordering::Relaxed);
-        for outbox in &self.0.outboxes {
-            outbox.close();
-        }
         let quiet = async {
-            loop {
-                let ended = self.0.ended.notified();
-                if self.is_quiet(both_ways) {
-                    return;
-                }
-                ended.await;
+            for index in 1..PUSHES.len() {
+                self.end_pushes(index);
+            }
+            self.when(|inner| {
+                inner.outboxes[1..].iter().all(Outbox::is_drained)
+                    && inner.serving.iter().all(|serving| serving.load(Ordering::Relaxed) == 0)
+                    && inner.answering.load(Ordering::Relaxed) == 0
+            })
+            .await;
+            self.end_pushes(0);
+            if both_ways {
+                self.when(|inner| {
+                    inner.outboxes[0].is_drained()
+                        && inner.peer_drained.load(Ordering::Relaxed)
+                        && inner.reading.load(Ordering::Relaxed) == 0
+                })
+                .await;
             }
         };
         tokio::select! {
@@ -311,10 +333,22 @@ impl Session {
         self.close(code, reason);
     }
 
-    fn is_quiet(&self, both_ways: bool) -> bool {
-        self.0.outboxes.iter().all(Outbox::is_drained)
-            && self.0.serving.iter().all(|serving| serving.load(Ordering::Relaxed) == 0)
-            && (!both_ways || self.0.reading.load(Ordering::Relaxed) == 0)
+    fn end_pushes(&self, index: usize) {
+        if let Some(stream) = self.0.outboxes[index].close() {
+            let inner = self.0.clone();
+            tokio::spawn(async move { driver::end_push(&inner, index, stream).await });
+        }
+    }
+
+    /// Waits until something is true that can become so when a stream ends.
+    async fn when(&self, condition: impl Fn(&Inner) -> bool) {
+        loop {
+            let ended = self.0.ended.notified();
+            if condition(&self.0) {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// True once the session no longer takes pushes.

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Mutex};
 use bytes::Bytes;
 use ghost_frames::{EncodedFrame, StreamType};
 use ghost_proto::layout::put_varint;
+use tokio::time::Instant;
 
 use crate::{
     class::{ClassSpec, SlowPolicy},
@@ -38,18 +39,40 @@ pub(crate) enum Enqueued {
     Closed,
 }
 
+/// A push stream and when it was opened.
+#[derive(Debug)]
+pub(crate) struct PushStream {
+    pub(crate) send: SendStream,
+    pub(crate) opened: Instant,
+}
+
+/// What is left of a writer that found nothing to write.
+#[derive(Debug)]
+pub(crate) enum Parked {
+    /// It is done; the next one takes the stream over.
+    Done,
+    /// Something was queued meanwhile: go on.
+    Again(PushStream),
+    /// The outbox is closed: end the stream, then call [`Outbox::ended`].
+    End(PushStream),
+}
+
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<EncodedFrame>,
+    /// Bytes queued or being written.
     bytes: usize,
+    /// Of these, the bytes being written.
+    batch_bytes: usize,
+    /// A writer runs, or the stream's end is under way.
     writing: bool,
     closed: bool,
     /// The stream between two writers.
-    stream: Option<SendStream>,
+    stream: Option<PushStream>,
 }
 
-/// The queue. At most `queue_bytes` of its class wait in it; a single frame always fits into an
-/// empty queue.
+/// The queue. At most `queue_bytes` of its class wait in it, what is being written included; a single
+/// frame always fits into an empty queue.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     stream_type: StreamType,
@@ -63,7 +86,7 @@ impl Outbox {
 
     /// Takes over a stream that was opened and begun already.
     pub(crate) fn adopt(&self, stream: SendStream) {
-        self.lock().stream = Some(stream);
+        self.lock().stream = Some(PushStream { send: stream, opened: Instant::now() });
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -99,26 +122,33 @@ impl Outbox {
         self.lock().bytes
     }
 
-    /// Accepts nothing more; what is queued is still written. Ends the stream if no writer runs.
-    pub(crate) fn close(&self) {
+    /// Accepts nothing more; what is queued is still written. If no writer runs, gives the stream to
+    /// be ended by the caller, who then calls [`Self::ended`].
+    pub(crate) fn close(&self) -> Option<PushStream> {
         let mut state = self.lock();
         state.closed = true;
-        if !state.writing
-            && let Some(mut stream) = state.stream.take()
-        {
-            // Fails only if the peer stopped the stream.
-            let _ = stream.finish();
+        if state.writing {
+            return None;
         }
+        let stream = state.stream.take();
+        state.writing = stream.is_some();
+        stream
     }
 
-    /// True once nothing is queued and no writer runs.
+    /// The end of the stream is acknowledged, or never will be.
+    pub(crate) fn ended(&self) {
+        self.lock().writing = false;
+    }
+
+    /// True once nothing is queued, no writer runs and, if the outbox was closed, the peer has
+    /// acknowledged all of the stream.
     pub(crate) fn is_drained(&self) -> bool {
         let state = self.lock();
         state.queue.is_empty() && !state.writing
     }
 
     /// The stream left by the last writer, for the next.
-    pub(crate) fn take_stream(&self) -> Option<SendStream> {
+    pub(crate) fn take_stream(&self) -> Option<PushStream> {
         self.lock().stream.take()
     }
 
@@ -129,32 +159,33 @@ impl Outbox {
         head.into()
     }
 
-    /// Takes up to [`CHUNKS_PER_WRITE`] queued frames. If there are none the writer ends: it must
-    /// have left its stream here.
-    pub(crate) fn take_batch(&self, out: &mut Vec<Bytes>) -> usize {
+    /// Takes up to [`BATCH_FRAMES_MAX`] frames of [`BATCH_BYTES_MAX`] together, or one longer one.
+    /// They count as queued until the next call. If there are none the writer must park.
+    pub(crate) fn take_batch(&self, out: &mut Vec<Bytes>) {
         let mut state = self.lock();
-        while out.len() < CHUNKS_PER_WRITE
+        state.bytes -= std::mem::take(&mut state.batch_bytes);
+        while out.len() < BATCH_FRAMES_MAX
+            && let Some(next) = state.queue.front()
+            && (out.is_empty() || state.batch_bytes + next.len() <= BATCH_BYTES_MAX)
             && let Some(frame) = state.queue.pop_front()
         {
-            state.bytes -= frame.len();
+            state.batch_bytes += frame.len();
             out.push(frame.bytes().clone());
         }
-        out.len()
     }
 
-    /// Ends the writer if nothing was queued meanwhile; gives the stream back otherwise.
-    pub(crate) fn park(&self, mut stream: SendStream) -> Option<SendStream> {
+    /// Leaves the stream to the next writer, unless there is something left to do.
+    pub(crate) fn park(&self, stream: PushStream) -> Parked {
         let mut state = self.lock();
         if !state.queue.is_empty() {
-            return Some(stream);
+            return Parked::Again(stream);
+        }
+        if state.closed {
+            return Parked::End(stream);
         }
         state.writing = false;
-        if state.closed {
-            let _ = stream.finish();
-        } else {
-            state.stream = Some(stream);
-        }
-        None
+        state.stream = Some(stream);
+        Parked::Done
     }
 
     /// The stream failed: nothing can be sent any more.
@@ -165,7 +196,10 @@ impl Outbox {
 }
 
 /// Frames handed to the transport at once.
-const CHUNKS_PER_WRITE: usize = 64;
+const BATCH_FRAMES_MAX: usize = 64;
+
+/// Their bytes, unless one frame alone has more.
+const BATCH_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -203,6 +237,35 @@ mod tests {
                 assert!(outbox.queued_bytes() <= spec.queue_bytes);
             }
         }
+    }
+
+    #[test]
+    fn scenario_11_what_is_being_written_counts_as_queued() {
+        let table = ClassTable::default();
+        let spec = table.spec(Class::Tx);
+        let outbox = Outbox::new(StreamType::TxPush);
+        let size = 256 * 1024;
+        while outbox.push(frame(size), spec) != Enqueued::Full {}
+        let queued = outbox.queued_bytes();
+        let mut batch = Vec::new();
+        outbox.take_batch(&mut batch);
+        assert_eq!(batch.len(), 1, "a frame longer than a batch goes alone");
+        assert_eq!(outbox.queued_bytes(), queued);
+        assert_eq!(outbox.push(frame(size), spec), Enqueued::Full);
+        batch.clear();
+        outbox.take_batch(&mut batch);
+        assert_eq!(outbox.queued_bytes(), queued - size, "the first was written");
+
+        let small = Outbox::new(StreamType::TxPush);
+        for _ in 0..100 {
+            small.push(frame(1024), spec);
+        }
+        for expected in [64, 36, 0] {
+            batch.clear();
+            small.take_batch(&mut batch);
+            assert_eq!(batch.len(), expected);
+        }
+        assert_eq!(small.queued_bytes(), 0);
     }
 
     #[test]

@@ -102,24 +102,25 @@ pub(crate) async fn read_some(
     }
 }
 
-/// Reads the next frame. `first_byte` bounds the wait for it to begin; once begun it has its own
-/// deadline, whichever is later.
+/// Reads the next frame, and says how many bytes were read for it. `first_byte` bounds the wait for
+/// it to begin; once begun it has its own deadline, whichever is later.
 pub(crate) async fn read_frame(
     recv: &mut RecvStream,
     reader: &mut FrameReader,
     first_byte: Option<Instant>,
-) -> Result<Frame, StreamEnd> {
+) -> Result<(Frame, usize), StreamEnd> {
+    let mut bytes = 0;
     let mut clock = FrameClock::default();
     clock.observe(reader, false);
     loop {
         if let Some(frame) = reader.next().map_err(StreamEnd::Undecodable)? {
-            return Ok(frame);
+            return Ok((frame, bytes));
         }
         clock.observe(reader, false);
         let deadline = match (first_byte, clock.deadline(reader)) {
             (Some(first), Some(frame)) => Some(first.max(frame)),
             (first, frame) => frame.or(first),
         };
-        read_some(recv, reader, deadline).await?;
+        bytes += read_some(recv, reader, deadline).await?;
     }
 }

@@ -104,7 +104,12 @@ pub enum ClosedBy {
 }
 
 impl Closed {
-    fn of(error: &ConnectionError) -> Self {
+    /// An end about which nothing is known.
+    pub(crate) fn lost() -> Self {
+        Self { by: ClosedBy::Network, code: None, reason: String::new() }
+    }
+
+    pub(crate) fn of(error: &ConnectionError) -> Self {
         match error {
             ConnectionError::ApplicationClosed(close) => Self {
                 by: ClosedBy::Peer,
