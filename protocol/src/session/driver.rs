@@ -329,6 +329,7 @@ pub(crate) async fn serve_early(context: SessionContext, send: SendStream, mut r
 /// Writes an outbox until it is empty, then leaves the stream for the next writer.
 pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
     let outbox = &inner.outboxes[index];
+    let spec = inner.context.table.spec(Class::of(PUSHES[index]));
     let mut stream = match outbox.take_stream() {
         Some(stream) => stream,
         None => match open_push(&inner, index).await {
@@ -339,7 +340,7 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
     let mut chunks = Vec::new();
     loop {
         chunks.clear();
-        if outbox.take_batch(&mut chunks) == 0 {
+        if outbox.take_batch(&mut chunks, spec) == 0 {
             match outbox.park(stream) {
                 Some(again) => stream = again,
                 None => break,

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Mutex};
 use bytes::Bytes;
 use ghost_frames::{EncodedFrame, StreamType};
 use ghost_proto::layout::put_varint;
+use tokio::sync::Notify;
 
 use crate::{
     class::{ClassSpec, SlowPolicy},
@@ -17,7 +18,8 @@ pub enum Delivery {
     /// Queued. It will be sent unless the connection fails, or a newer frame displaces it in a class
     /// that drops the oldest.
     Queued,
-    /// The queue is full: keep the frame and try again later.
+    /// The queue is full: keep the frame and try again once
+    /// [`Session::push_ready`](super::Session::push_ready) returns.
     BackOff,
     /// The session is over or draining: use the peer's other session, if there is one.
     Closed,
@@ -44,6 +46,8 @@ struct State {
     bytes: usize,
     writing: bool,
     closed: bool,
+    /// Somebody waits for room.
+    wanted: bool,
     /// The stream between two writers.
     stream: Option<SendStream>,
 }
@@ -54,11 +58,13 @@ struct State {
 pub(crate) struct Outbox {
     stream_type: StreamType,
     state: Mutex<State>,
+    /// A queue that was too full has room again, or never will.
+    room: Notify,
 }
 
 impl Outbox {
     pub(crate) fn new(stream_type: StreamType) -> Self {
-        Self { stream_type, state: Mutex::default() }
+        Self { stream_type, state: Mutex::default(), room: Notify::new() }
     }
 
     /// Takes over a stream that was opened and begun already.
@@ -99,10 +105,29 @@ impl Outbox {
         self.lock().bytes
     }
 
+    /// Waits until at most half of the queue is taken, so that its maker is woken for many frames and
+    /// not for each, or until nothing is accepted any more.
+    pub(crate) async fn room(&self, spec: &ClassSpec) {
+        loop {
+            let mut notified = std::pin::pin!(self.room.notified());
+            {
+                let mut state = self.lock();
+                if state.closed || state.bytes <= spec.queue_bytes / 2 {
+                    return;
+                }
+                state.wanted = true;
+                // Registered before the lock is released: no writer can slip in between.
+                notified.as_mut().enable();
+            }
+            notified.await;
+        }
+    }
+
     /// Accepts nothing more; what is queued is still written. Ends the stream if no writer runs.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
+        self.room.notify_waiters();
         if !state.writing
             && let Some(mut stream) = state.stream.take()
         {
@@ -131,13 +156,17 @@ impl Outbox {
 
     /// Takes up to [`CHUNKS_PER_WRITE`] queued frames. If there are none the writer ends: it must
     /// have left its stream here.
-    pub(crate) fn take_batch(&self, out: &mut Vec<Bytes>) -> usize {
+    pub(crate) fn take_batch(&self, out: &mut Vec<Bytes>, spec: &ClassSpec) -> usize {
         let mut state = self.lock();
         while out.len() < CHUNKS_PER_WRITE
             && let Some(frame) = state.queue.pop_front()
         {
             state.bytes -= frame.len();
             out.push(frame.bytes().clone());
+        }
+        if state.wanted && state.bytes <= spec.queue_bytes / 2 {
+            state.wanted = false;
+            self.room.notify_waiters();
         }
         out.len()
     }
@@ -161,6 +190,7 @@ impl Outbox {
     pub(crate) fn fail(&self) {
         let mut state = self.lock();
         *state = State { closed: true, ..State::default() };
+        self.room.notify_waiters();
     }
 }
 
@@ -211,5 +241,43 @@ mod tests {
         let outbox = Outbox::new(StreamType::BlockPush);
         let spec = table.spec(Class::Block);
         assert_eq!(outbox.push(frame(spec.queue_bytes + 1), spec), Enqueued::Yes { start: true, dropped: 0 });
+    }
+
+    /// Whether a future is done when polled once.
+    fn is_ready(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
+        future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())).is_ready()
+    }
+
+    #[test]
+    fn a_maker_that_backs_off_is_woken_when_half_of_the_queue_is_free_and_not_before() {
+        let table = ClassTable::default();
+        let spec = table.spec(Class::Tx);
+        let outbox = Outbox::new(StreamType::TxPush);
+        // Each batch takes a sixteenth of the queue.
+        let size = spec.queue_bytes / CHUNKS_PER_WRITE / 16;
+        while matches!(outbox.push(frame(size), spec), Enqueued::Yes { .. }) {}
+        let mut room = std::pin::pin!(outbox.room(spec));
+        for _ in 0..7 {
+            outbox.take_batch(&mut Vec::new(), spec);
+            assert!(!is_ready(room.as_mut()), "{} bytes are queued", outbox.queued_bytes());
+        }
+        outbox.take_batch(&mut Vec::new(), spec);
+        assert_eq!(outbox.queued_bytes(), spec.queue_bytes / 2);
+        assert!(is_ready(room.as_mut()));
+        assert!(is_ready(std::pin::pin!(outbox.room(spec))), "who asks late does not wait");
+    }
+
+    #[test]
+    fn a_maker_that_backs_off_is_woken_when_the_stream_ends() {
+        let table = ClassTable::default();
+        let spec = table.spec(Class::Tx);
+        for end in [Outbox::close, Outbox::fail] {
+            let outbox = Outbox::new(StreamType::TxPush);
+            while matches!(outbox.push(frame(1024), spec), Enqueued::Yes { .. }) {}
+            let mut room = std::pin::pin!(outbox.room(spec));
+            assert!(!is_ready(room.as_mut()));
+            end(&outbox);
+            assert!(is_ready(room));
+        }
     }
 }
