@@ -337,17 +337,15 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
             None => return outbox.fail(),
         },
     };
-    let mut chunks = Vec::new();
     loop {
-        chunks.clear();
-        if outbox.take_batch(&mut chunks, spec) == 0 {
+        let Some(batch) = outbox.take_batch(spec) else {
             match outbox.park(stream) {
                 Some(again) => stream = again,
                 None => break,
             }
             continue;
-        }
-        if stream.write_all_chunks(&mut chunks).await.is_err() {
+        };
+        if stream.write_chunk(batch).await.is_err() {
             outbox.fail();
             break;
         }

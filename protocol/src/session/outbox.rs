@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Mutex};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use ghost_frames::{EncodedFrame, StreamType};
 use ghost_proto::layout::put_varint;
 use tokio::sync::Notify;
@@ -154,21 +154,36 @@ impl Outbox {
         head.into()
     }
 
-    /// Takes up to [`CHUNKS_PER_WRITE`] queued frames. If there are none the writer ends: it must
-    /// have left its stream here.
-    pub(crate) fn take_batch(&self, out: &mut Vec<Bytes>, spec: &ClassSpec) -> usize {
+    /// Takes queued frames for one write: at least one, and more up to [`WRITE_BYTES`]. None if
+    /// nothing is queued.
+    ///
+    /// Small frames are copied together, because the transport searches the chunks that are not
+    /// acknowledged one by one for each packet it makes: a window of 250-byte chunks would cost it
+    /// more than encryption does.
+    pub(crate) fn take_batch(&self, spec: &ClassSpec) -> Option<Bytes> {
         let mut state = self.lock();
-        while out.len() < CHUNKS_PER_WRITE
-            && let Some(frame) = state.queue.pop_front()
-        {
-            state.bytes -= frame.len();
-            out.push(frame.bytes().clone());
-        }
+        let first = state.queue.pop_front()?.into_bytes();
+        let mut len = first.len();
+        let follow = state.queue.iter().take_while(|frame| {
+            let fits = len + frame.len() <= WRITE_BYTES;
+            len += if fits { frame.len() } else { 0 };
+            fits
+        });
+        let count = follow.count();
+        let batch = if count == 0 {
+            first
+        } else {
+            let mut batch = BytesMut::with_capacity(len);
+            batch.extend_from_slice(&first);
+            state.queue.drain(..count).for_each(|frame| batch.extend_from_slice(frame.bytes()));
+            batch.freeze()
+        };
+        state.bytes -= batch.len();
         if state.wanted && state.bytes <= spec.queue_bytes / 2 {
             state.wanted = false;
             self.room.notify_waiters();
         }
-        out.len()
+        Some(batch)
     }
 
     /// Ends the writer if nothing was queued meanwhile; gives the stream back otherwise.
@@ -194,8 +209,8 @@ impl Outbox {
     }
 }
 
-/// Frames handed to the transport at once.
-const CHUNKS_PER_WRITE: usize = 64;
+/// Frames that together are no longer than this go to the transport as one chunk.
+const WRITE_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -253,15 +268,15 @@ mod tests {
         let table = ClassTable::default();
         let spec = table.spec(Class::Tx);
         let outbox = Outbox::new(StreamType::TxPush);
-        // Each batch takes a sixteenth of the queue.
-        let size = spec.queue_bytes / CHUNKS_PER_WRITE / 16;
+        assert_eq!(spec.queue_bytes, 64 * WRITE_BYTES);
+        let size = WRITE_BYTES / 4;
         while matches!(outbox.push(frame(size), spec), Enqueued::Yes { .. }) {}
         let mut room = std::pin::pin!(outbox.room(spec));
-        for _ in 0..7 {
-            outbox.take_batch(&mut Vec::new(), spec);
+        for _ in 0..31 {
+            assert_eq!(outbox.take_batch(spec).unwrap().len(), WRITE_BYTES);
             assert!(!is_ready(room.as_mut()), "{} bytes are queued", outbox.queued_bytes());
         }
-        outbox.take_batch(&mut Vec::new(), spec);
+        outbox.take_batch(spec);
         assert_eq!(outbox.queued_bytes(), spec.queue_bytes / 2);
         assert!(is_ready(room.as_mut()));
         assert!(is_ready(std::pin::pin!(outbox.room(spec))), "who asks late does not wait");
@@ -279,5 +294,32 @@ mod tests {
             end(&outbox);
             assert!(is_ready(room));
         }
+    }
+
+    #[test]
+    fn small_frames_travel_together_in_order_and_a_large_one_alone() {
+        let table = ClassTable::default();
+        let spec = table.spec(Class::Tx);
+        let outbox = Outbox::new(StreamType::TxPush);
+        let numbered = |n: u8, len: usize| EncodedFrame::new(Kind(0x3f00), &vec![n; len - 4]);
+        let frames = [
+            numbered(1, 1000),
+            numbered(2, WRITE_BYTES - 1000),
+            numbered(3, 100),
+            numbered(4, WRITE_BYTES + 1),
+            numbered(5, 100),
+        ];
+        for frame in &frames {
+            assert!(matches!(outbox.push(frame.clone(), spec), Enqueued::Yes { .. }));
+        }
+        let joined = |frames: &[EncodedFrame]| {
+            Bytes::from(frames.iter().flat_map(|frame| frame.bytes().to_vec()).collect::<Vec<_>>())
+        };
+        assert_eq!(outbox.take_batch(spec), Some(joined(&frames[..2])), "just fits");
+        assert_eq!(outbox.take_batch(spec), Some(joined(&frames[2..3])));
+        assert_eq!(outbox.queued_bytes(), WRITE_BYTES + 101);
+        assert_eq!(outbox.take_batch(spec), Some(joined(&frames[3..4])));
+        assert_eq!(outbox.take_batch(spec), Some(joined(&frames[4..])));
+        assert_eq!((outbox.take_batch(spec), outbox.queued_bytes()), (None, 0));
     }
 }
