@@ -44,12 +44,15 @@ pub struct ClientConfig {
     pub timeout: Duration,
     /// Bind this address instead of any.
     pub bind: Option<std::net::SocketAddr>,
+    /// Keep tickets, so that a later connection of the same [`Connector`] can begin with its first
+    /// request. True by default.
+    pub resume: bool,
 }
 
 impl ClientConfig {
     /// The defaults, for this identity.
     pub fn new(identity: Identity) -> Self {
-        Self { identity, timeout: Duration::from_secs(10), bind: None }
+        Self { identity, timeout: Duration::from_secs(10), bind: None, resume: true }
     }
 }
 
@@ -154,6 +157,8 @@ impl Connector {
     pub fn with_socket(config: ClientConfig, socket: Socket) -> Result<Self, ClientError> {
         let endpoint =
             Endpoint::open(&config.identity, socket, false, None, SessionContext::default().tally)?;
+        let endpoint =
+            if config.resume { endpoint } else { endpoint.without_resumption(&config.identity)? };
         Ok(Self { endpoint, timeout: config.timeout })
     }
 

@@ -45,12 +45,16 @@ pub(super) fn client() -> Result<quinn::Endpoint, BenchError> {
         .doing("opening an endpoint")
 }
 
-/// Settings for dials under this identity, with an empty ticket store.
+/// Settings for dials under this identity, with a ticket store of their own or none.
 pub(super) fn client_config(
     identity: &Identity,
     transport: Arc<TransportConfig>,
+    resume: bool,
 ) -> Result<quinn::ClientConfig, BenchError> {
-    let (_, tls) = tls::configs(identity).doing("setting up TLS")?;
+    let (_, mut tls) = tls::configs(identity).doing("setting up TLS")?;
+    if !resume {
+        tls::disable_resumption(&mut tls);
+    }
     let crypto = QuicClientConfig::try_from(tls).doing("setting up TLS")?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
     config.transport_config(transport);

@@ -301,7 +301,7 @@ async fn write_messages(
     address: SocketAddr,
 ) -> Result<quinn::Connection, BenchError> {
     let endpoint = bare::client()?;
-    let config = bare::client_config(&Identity::generate(), tuning::transport())?;
+    let config = bare::client_config(&Identity::generate(), tuning::transport(), false)?;
     let connecting = endpoint.connect_with(config, address, &bare::name_of(&peer)?).doing("dialling")?;
     let connection = timeout(PATIENCE, connecting).await.doing("dialling")?.doing("dialling")?;
     let mut send = connection.open_uni().await.doing("opening a stream")?;

@@ -1,8 +1,7 @@
 //! Dial to the first byte of an answer.
 //!
 //! Ours: handshake, hello both ways, a status request and its answer. The rival: handshake, a request
-//! and an answer of the same sizes. Each dial comes from an endpoint that never dialled before, made
-//! beforehand, so that no ticket shortens it.
+//! and an answer of the same sizes. No tickets are kept, except for the resumed dials.
 
 use std::{
     net::SocketAddr,
@@ -151,7 +150,7 @@ enum Connected {
     Bare { _connection: quinn::Connection },
 }
 
-/// An endpoint that never dialled.
+/// Dials the server, each time with a full handshake.
 #[derive(Debug)]
 enum Dialler {
     Ghost { connector: Connector, address: Multiaddr },
@@ -163,7 +162,7 @@ impl Way {
         let identity = Identity::generate();
         match self {
             Self::Ghost { address, .. } => {
-                let config = ClientConfig::new(identity);
+                let config = ClientConfig { resume: false, ..ClientConfig::new(identity) };
                 let connector = Connector::with_socket(config, Socket::Bind(bare::LOOPBACK));
                 Ok(Dialler::Ghost {
                     connector: connector.doing("opening a client")?,
@@ -172,7 +171,7 @@ impl Way {
             }
             Self::Bare { peer, socket } => Ok(Dialler::Bare {
                 endpoint: bare::client()?,
-                config: bare::client_config(&identity, tuning::transport())?,
+                config: bare::client_config(&identity, tuning::transport(), false)?,
                 name: bare::name_of(peer)?,
                 socket: *socket,
             }),
@@ -217,11 +216,12 @@ async fn ask(mut send: SendStream, mut recv: RecvStream) -> Result<(), BenchErro
 
 /// Seconds that each dial took, and of processor time that all took at both ends.
 async fn dial_in_sequence(way: Way, count: usize) -> Result<(Vec<f64>, f64), BenchError> {
-    let diallers: Vec<_> = (0..count).map(|_| way.dialler()).collect::<Result<_, _>>()?;
+    let dialler = way.dialler()?;
+    dialler.dial().await?;
     settle().await;
     let mut times = Vec::with_capacity(count);
     let cpu = machine::cpu_seconds();
-    for dialler in diallers {
+    for _ in 0..count {
         let begun = Instant::now();
         let connected = dialler.dial().await?;
         times.push(begun.elapsed().as_secs_f64());
@@ -233,26 +233,24 @@ async fn dial_in_sequence(way: Way, count: usize) -> Result<(Vec<f64>, f64), Ben
 
 /// Seconds that all dials took together.
 async fn dial_at_once(way: Way, count: usize) -> Result<f64, BenchError> {
-    let diallers: Vec<_> = (0..count).map(|_| way.dialler()).collect::<Result<_, _>>()?;
+    let dialler = Arc::new(way.dialler()?);
+    dialler.dial().await?;
     let places = Arc::new(Semaphore::new(AT_ONCE));
     settle().await;
     let begun = Instant::now();
     let mut dials = JoinSet::new();
-    for dialler in diallers {
+    for _ in 0..count {
         let place = places.clone().acquire_owned().await.doing("waiting for a place")?;
+        let dialler = dialler.clone();
         dials.spawn(async move {
             let connected = dialler.dial().await;
             drop(place);
-            (connected, dialler)
+            connected
         });
     }
-    let mut done = Vec::with_capacity(count);
-    while let Some(dial) = dials.join_next().await {
-        let (connected, dialler) = dial.doing("dialling")?;
-        done.push((connected?, dialler));
-    }
+    let connected: Vec<_> = dials.join_all().await;
     let seconds = begun.elapsed().as_secs_f64();
-    drop(done);
+    connected.into_iter().collect::<Result<Vec<_>, _>>()?;
     settle().await;
     Ok(seconds)
 }
@@ -293,7 +291,7 @@ async fn dial_resumed(way: Way, count: usize) -> Result<Vec<f64>, BenchError> {
         }
         Way::Bare { peer, socket } => {
             let endpoint = bare::client()?;
-            let config = bare::client_config(&identity, tuning::transport())?;
+            let config = bare::client_config(&identity, tuning::transport(), true)?;
             let name = bare::name_of(&peer)?;
             for _ in 0..=count {
                 let begun = Instant::now();

@@ -207,7 +207,7 @@ impl Server {
 
     /// Starts a connection under a key of its own.
     fn dial(&self, endpoint: &quinn::Endpoint, way: Way) -> Result<quinn::Connecting, BenchError> {
-        let config = bare::client_config(&Identity::generate(), Arc::new(transport(way.holder)))?;
+        let config = bare::client_config(&Identity::generate(), Arc::new(transport(way.holder)), true)?;
         endpoint.connect_with(config, self.address, &self.name).doing("dialling")
     }
 

@@ -220,6 +220,13 @@ pub fn configs(identity: &Identity) -> Result<(ServerConfig, ClientConfig), Erro
     Ok((server, client))
 }
 
+/// Makes every dial a full handshake: no ticket is kept, nothing ties a connection to earlier ones but
+/// the keys shown in it.
+pub fn disable_resumption(client: &mut ClientConfig) {
+    client.resumption = rustls::client::Resumption::disabled();
+    client.enable_early_data = false;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
