@@ -78,6 +78,11 @@ impl EncodedFrame {
         &self.bytes
     }
 
+    /// All of it, given away.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes
+    }
+
     /// Bytes on the stream.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {

@@ -24,11 +24,15 @@ use ghost_proto::{Address, BlockId, Multiaddr, PeerId, TxId, message};
 use crate::{
     Identity,
     address::{AddressError, QuicAddress, unspecified_for},
+    class::{Class, ClassTable},
     handshake::{LocalHello, Role, StreamSet},
     overlay::ConnectError,
     request::{Answer, RequestError, send_request},
     session::{Session, SessionContext, drive, establish},
-    transport::quic::{Dialled, Early, Endpoint, Socket},
+    transport::{
+        RecvStream, SendStream,
+        quic::{Dialled, Endpoint, Socket},
+    },
 };
 
 /// How a client connects.
@@ -40,12 +44,15 @@ pub struct ClientConfig {
     pub timeout: Duration,
     /// Bind this address instead of any.
     pub bind: Option<std::net::SocketAddr>,
+    /// Keep tickets, so that a later connection of the same [`Connector`] can begin with its first
+    /// request. True by default.
+    pub resume: bool,
 }
 
 impl ClientConfig {
     /// The defaults, for this identity.
     pub fn new(identity: Identity) -> Self {
-        Self { identity, timeout: Duration::from_secs(10), bind: None }
+        Self { identity, timeout: Duration::from_secs(10), bind: None, resume: true }
     }
 }
 
@@ -150,6 +157,8 @@ impl Connector {
     pub fn with_socket(config: ClientConfig, socket: Socket) -> Result<Self, ClientError> {
         let endpoint =
             Endpoint::open(&config.identity, socket, false, None, SessionContext::default().tally)?;
+        let endpoint =
+            if config.resume { endpoint } else { endpoint.without_resumption(&config.identity)? };
         Ok(Self { endpoint, timeout: config.timeout })
     }
 
@@ -192,24 +201,34 @@ impl Connector {
         }
         let (peer, sockets) = self.target(address).await?;
         let socket = sockets.first().copied().ok_or_else(|| ClientError::TimedOut(address.clone()))?;
+        let question = question.encode();
+        // The question waits neither for the node's hello nor, with a ticket, for the handshake.
         let attempt = async {
             let dialled = self.endpoint.dial_early(peer, socket).await.map_err(ConnectError::from);
             match dialled.map_err(ClientError::from)? {
                 Dialled::Early(early) => {
-                    let answer = ask_early(&early, &question.encode(), self.timeout).await;
-                    let (link, _) =
-                        early.confirmed().await.map_err(ConnectError::from).map_err(ClientError::from)?;
-                    let client = self.greet(link).await?;
+                    let stream = early.open_bi().await;
+                    let greeting = async {
+                        let (link, _) = early.confirmed().await.map_err(ConnectError::from)?;
+                        self.greet(link).await
+                    };
+                    let (client, answer) = tokio::join!(greeting, ask(stream, &question, self.timeout));
+                    let client = client?;
                     let answer = match answer {
-                        Ok(frame) => frame,
-                        // Discarded early data is the ordinary fate of a ticket that went stale.
-                        Err(_) => client.call(&question.encode()).await?,
+                        // Discarded: the ordinary fate of a ticket that went stale. Refused: perhaps only
+                        // because it came early.
+                        Err(CallError::Request(
+                            RequestError::EarlyDiscarded | RequestError::Refused(Code::TooEarly),
+                        )) => client.call(&question).await?,
+                        answer => answer?,
                     };
                     Ok((answer, client))
                 }
                 Dialled::Link(link) => {
-                    let client = self.greet(link).await?;
-                    Ok((client.call(&question.encode()).await?, client))
+                    let asking = async { ask(link.open_bi().await, &question, self.timeout).await };
+                    let (client, answer) = tokio::join!(self.greet(link.clone()), asking);
+                    let client = client?;
+                    Ok((answer?, client))
                 }
             }
         };
@@ -248,15 +267,24 @@ pub enum ConnectAskError {
     Call(#[from] CallError),
 }
 
-async fn ask_early(
-    early: &Early,
+/// Asks on a stream just opened.
+async fn ask(
+    stream: Result<(SendStream, RecvStream), quinn::ConnectionError>,
     question: &EncodedFrame,
     patience: Duration,
-) -> Result<Frame, RequestError> {
-    let (send, recv) =
-        early.open_bi().await.map_err(|error| RequestError::Disconnected(error.to_string()))?;
-    send_request(send, StreamType::Rpc, 0, question).await?;
-    Answer::new(recv, StreamType::Rpc, patience).single().await
+) -> Result<Frame, CallError> {
+    let (send, recv) = stream.map_err(|error| RequestError::Disconnected(error.to_string()))?;
+    let priority = ClassTable::default().spec(Class::Rpc).priority;
+    send_request(send, StreamType::Rpc, priority, question).await?;
+    checked(Answer::new(recv, StreamType::Rpc, patience).single().await?)
+}
+
+/// An answer, unless it says why there is none.
+fn checked(answer: Frame) -> Result<Frame, CallError> {
+    match answer {
+        Frame::RpcFailure(failure) => Err(failure.into()),
+        frame => Ok(frame),
+    }
 }
 
 /// A connection to one node.
@@ -302,10 +330,7 @@ impl Client {
     /// Sends one request and returns the one frame of its answer, unless that says why there is none.
     pub async fn call(&self, request: &EncodedFrame) -> Result<Frame, CallError> {
         let answer = self.session.request(StreamType::Rpc, request, self.timeout).await?;
-        match answer.single().await? {
-            Frame::RpcFailure(failure) => Err(failure.into()),
-            frame => Ok(frame),
-        }
+        checked(answer.single().await?)
     }
 
     /// How the node is.

@@ -225,7 +225,7 @@ impl Overlay {
 
     /// Connections that are open, opening or saying farewell, sessions or not.
     pub fn open_connections(&self) -> usize {
-        self.0.endpoint.open_connections()
+        self.0.endpoints.iter().map(Endpoint::open_connections).sum()
     }
 
     /// What happened, counted.

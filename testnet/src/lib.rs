@@ -5,13 +5,15 @@
 //! - [`traffic`]: transfers at a steady pace, and when each was seen in a block.
 //! - [`report`]: what happened, counted by reading it from every node.
 //! - [`drill`]: `testnet restart-drill`. [`payloads`]: `testnet payloads`.
+//! - [`sim`]: a network in memory and virtual time, for real sessions and nodes.
+//! - [`bench`]: the overlay beside bare QUIC, in one run.
 
+pub mod bench;
 pub mod drill;
 pub mod genesis;
 pub mod payloads;
 pub mod report;
+pub mod sim;
 pub mod stop;
 pub mod traffic;
 pub mod up;
-
-pub mod sim;

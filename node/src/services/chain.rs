@@ -212,10 +212,10 @@ impl Running {
         let view = self.view();
         let best_known = view.contains(&id)?;
         // A peer whose finality is behind ours catches up at once.
-        if session.hello().finalized_height < view.finalized().height
-            && let Some(certificate) = view.finalized_by()
-        {
-            session.push(StreamType::Consensus, &Certificate(certificate.as_ref().clone()).to_frame());
+        if session.hello().finalized_height < view.finalized().height {
+            for certificate in view.finalized_by().into_iter().chain(view.justified_by()) {
+                session.push(StreamType::Consensus, &Certificate(certificate.as_ref().clone()).to_frame());
+            }
         }
         let input = Input::PeerUp {
             peer,
@@ -536,10 +536,6 @@ impl Running {
         match outcome.verdict {
             VoteVerdict::Added(_) => {
                 self.gossip(&VoteFrame(vote).to_frame(), Some(peer));
-                let target = vote.link.target;
-                if target.height > self.view().head().height && !self.view().contains(&target.id)? {
-                    self.input(Input::Missing { peer, block: target }).await?;
-                }
             }
             VoteVerdict::Equivocates(evidence) => {
                 tracing::warn!(
@@ -550,9 +546,9 @@ impl Running {
                 self.service.metrics.equivocations.inc();
                 self.gossip(&VoteFrame(vote).to_frame(), Some(peer));
             }
-            VoteVerdict::TooFar => self.input(Input::Missing { peer, block: vote.link.target }).await?,
             VoteVerdict::Invalid(_) => self.service.conduct.offence(peer, Offence::InvalidVote),
-            VoteVerdict::Known | VoteVerdict::Old => {}
+            // A vote often outruns its block: that is no reason to ask for the block.
+            VoteVerdict::Known | VoteVerdict::Old | VoteVerdict::TooFar => {}
         }
         self.finality_changed(outcome.finality).await
     }
@@ -563,7 +559,7 @@ impl Running {
     ) -> Result<CertificateOutcome, StoreError> {
         let outcome = self.service.chain.on_certificate(certificate)?;
         match &outcome {
-            CertificateOutcome::Followed(change) => self.finality_changed(change.clone()).await?,
+            CertificateOutcome::Followed(change) => self.finality_changed(change.as_ref().clone()).await?,
             CertificateOutcome::Refused(fault) => {
                 tracing::error!(%fault, "two thirds of the authorities signed what contradicts finality");
             }

@@ -343,12 +343,13 @@ pub(crate) async fn serve_early(context: SessionContext, send: SendStream, mut r
 /// Writes an outbox until it is empty, then leaves the stream for the next writer.
 ///
 /// A peer whose link was down in the middle of a frame refuses that stream as stalled. The session
-/// is as good as before: the frame is sent again, with all that follow, on a new stream. What the
-/// transport had taken and not delivered of the frames before it is lost.
+/// is as good as before: the frames of the write that failed are sent again, with all that follow, on
+/// a new stream, so some may come twice. What the transport had taken before and not delivered is lost.
 pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
     let outbox = &inner.outboxes[index];
+    let spec = inner.context.table.spec(Class::of(PUSHES[index]));
     let mut stream = outbox.take_stream();
-    let (mut batch, mut unwritten) = (Vec::new(), Vec::new());
+    let mut batch = None;
     loop {
         let Some(mut push) = (match stream.take() {
             Some(push) => Some(push),
@@ -356,28 +357,20 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
         }) else {
             return fail(&inner, index);
         };
-        if batch.is_empty() {
-            outbox.take_batch(&mut batch);
-        }
-        if batch.is_empty() {
+        let Some(chunk) = batch.take().or_else(|| outbox.take_batch(spec)) else {
             match outbox.park(push) {
                 Parked::Again(push) => stream = Some(push),
                 Parked::Done => return inner.ended.notify_waiters(),
                 Parked::End(push) => return end_push(&inner, index, push).await,
             }
             continue;
-        }
-        unwritten.clone_from(&batch);
-        match push.send.write_all_chunks(&mut unwritten).await {
-            Ok(()) => {
-                batch.clear();
-                stream = Some(push);
-            }
+        };
+        match push.send.write_chunk(chunk.clone()).await {
+            Ok(()) => stream = Some(push),
             Err(quinn::WriteError::Stopped(code))
                 if read_code(code) == Code::Stalled && push.opened.elapsed() >= FRAME_DEADLINE =>
             {
-                let written = unwritten.iter().take_while(|chunk| chunk.is_empty()).count();
-                batch.drain(..written);
+                batch = Some(chunk);
             }
             Err(_) => return fail(&inner, index),
         }

@@ -228,6 +228,16 @@ impl Session {
         }
     }
 
+    /// Waits until a push stream that answered [`Delivery::BackOff`] has room for more than one frame
+    /// again, or the session takes no more pushes: then push again, which says which of the two it is.
+    ///
+    /// # Panics
+    /// If frames of this type are not pushed.
+    pub async fn push_ready(&self, stream: StreamType) {
+        let index = PUSHES.iter().position(|push| *push == stream).expect("requests are not pushed");
+        self.0.outboxes[index].room(self.0.context.table.spec(Class::of(stream))).await;
+    }
+
     /// Bytes queued for the peer on a push stream.
     ///
     /// # Panics

@@ -2,10 +2,10 @@
 
 use std::{collections::VecDeque, sync::Mutex};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use ghost_frames::{EncodedFrame, StreamType};
 use ghost_proto::layout::put_varint;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     class::{ClassSpec, SlowPolicy},
@@ -67,6 +67,8 @@ struct State {
     /// A writer runs, or the stream's end is under way.
     writing: bool,
     closed: bool,
+    /// Somebody waits for room.
+    wanted: bool,
     /// The stream between two writers.
     stream: Option<PushStream>,
 }
@@ -77,11 +79,13 @@ struct State {
 pub(crate) struct Outbox {
     stream_type: StreamType,
     state: Mutex<State>,
+    /// A queue that was too full has room again, or never will.
+    room: Notify,
 }
 
 impl Outbox {
     pub(crate) fn new(stream_type: StreamType) -> Self {
-        Self { stream_type, state: Mutex::default() }
+        Self { stream_type, state: Mutex::default(), room: Notify::new() }
     }
 
     /// Takes over a stream that was opened and begun already.
@@ -122,11 +126,30 @@ impl Outbox {
         self.lock().bytes
     }
 
+    /// Waits until at most half of the queue is taken, so that its maker is woken for many frames and
+    /// not for each, or until nothing is accepted any more.
+    pub(crate) async fn room(&self, spec: &ClassSpec) {
+        loop {
+            let mut notified = std::pin::pin!(self.room.notified());
+            {
+                let mut state = self.lock();
+                if state.closed || state.bytes <= spec.queue_bytes / 2 {
+                    return;
+                }
+                state.wanted = true;
+                // Registered before the lock is released: no writer can slip in between.
+                notified.as_mut().enable();
+            }
+            notified.await;
+        }
+    }
+
     /// Accepts nothing more; what is queued is still written. If no writer runs, gives the stream to
     /// be ended by the caller, who then calls [`Self::ended`].
     pub(crate) fn close(&self) -> Option<PushStream> {
         let mut state = self.lock();
         state.closed = true;
+        self.room.notify_waiters();
         if state.writing {
             return None;
         }
@@ -159,19 +182,37 @@ impl Outbox {
         head.into()
     }
 
-    /// Takes up to [`BATCH_FRAMES_MAX`] frames of [`BATCH_BYTES_MAX`] together, or one longer one.
-    /// They count as queued until the next call. If there are none the writer must park.
-    pub(crate) fn take_batch(&self, out: &mut Vec<Bytes>) {
+    /// Takes queued frames for one write: at least one, and more up to [`WRITE_BYTES`]. `None` if
+    /// nothing is queued: the writer must park. They count as queued until the next call.
+    ///
+    /// Small frames are copied together, because the transport searches the chunks that are not
+    /// acknowledged one by one for each packet it makes: a window of 250-byte chunks would cost it
+    /// more than encryption does.
+    pub(crate) fn take_batch(&self, spec: &ClassSpec) -> Option<Bytes> {
         let mut state = self.lock();
         state.bytes -= std::mem::take(&mut state.batch_bytes);
-        while out.len() < BATCH_FRAMES_MAX
-            && let Some(next) = state.queue.front()
-            && (out.is_empty() || state.batch_bytes + next.len() <= BATCH_BYTES_MAX)
-            && let Some(frame) = state.queue.pop_front()
-        {
-            state.batch_bytes += frame.len();
-            out.push(frame.bytes().clone());
+        if state.wanted && state.bytes <= spec.queue_bytes / 2 {
+            state.wanted = false;
+            self.room.notify_waiters();
         }
+        let first = state.queue.pop_front()?.into_bytes();
+        let mut len = first.len();
+        let follow = state.queue.iter().take_while(|frame| {
+            let fits = len + frame.len() <= WRITE_BYTES;
+            len += if fits { frame.len() } else { 0 };
+            fits
+        });
+        let count = follow.count();
+        let batch = if count == 0 {
+            first
+        } else {
+            let mut batch = BytesMut::with_capacity(len);
+            batch.extend_from_slice(&first);
+            state.queue.drain(..count).for_each(|frame| batch.extend_from_slice(frame.bytes()));
+            batch.freeze()
+        };
+        state.batch_bytes = batch.len();
+        Some(batch)
     }
 
     /// Leaves the stream to the next writer, unless there is something left to do.
@@ -192,14 +233,12 @@ impl Outbox {
     pub(crate) fn fail(&self) {
         let mut state = self.lock();
         *state = State { closed: true, ..State::default() };
+        self.room.notify_waiters();
     }
 }
 
-/// Frames handed to the transport at once.
-const BATCH_FRAMES_MAX: usize = 64;
-
-/// Their bytes, unless one frame alone has more.
-const BATCH_BYTES_MAX: usize = 64 * 1024;
+/// Frames that together are no longer than this go to the transport as one chunk.
+const WRITE_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -247,23 +286,18 @@ mod tests {
         let size = 256 * 1024;
         while outbox.push(frame(size), spec) != Enqueued::Full {}
         let queued = outbox.queued_bytes();
-        let mut batch = Vec::new();
-        outbox.take_batch(&mut batch);
-        assert_eq!(batch.len(), 1, "a frame longer than a batch goes alone");
+        assert_eq!(outbox.take_batch(spec).unwrap().len(), size, "a frame longer than a write goes alone");
         assert_eq!(outbox.queued_bytes(), queued);
         assert_eq!(outbox.push(frame(size), spec), Enqueued::Full);
-        batch.clear();
-        outbox.take_batch(&mut batch);
+        outbox.take_batch(spec);
         assert_eq!(outbox.queued_bytes(), queued - size, "the first was written");
 
         let small = Outbox::new(StreamType::TxPush);
-        for _ in 0..100 {
+        for _ in 0..20 {
             small.push(frame(1024), spec);
         }
-        for expected in [64, 36, 0] {
-            batch.clear();
-            small.take_batch(&mut batch);
-            assert_eq!(batch.len(), expected);
+        for expected in [Some(16 * 1024), Some(4 * 1024), None] {
+            assert_eq!(small.take_batch(spec).map(|batch| batch.len()), expected);
         }
         assert_eq!(small.queued_bytes(), 0);
     }

@@ -1,5 +1,8 @@
 //! Reading one stream: its type, then its frames, each within its deadline.
 
+use std::future::poll_fn;
+
+use bytes::Bytes;
 use ghost_frames::{Code, DecodeError, Frame, FrameReader};
 use ghost_proto::layout::peek_varint;
 use tokio::time::{Instant, timeout_at};
@@ -9,8 +12,12 @@ use crate::{
     transport::{RecvStream, read_code},
 };
 
-/// Most bytes taken from a stream at once.
-pub(crate) const CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes taken from a stream while its type is awaited.
+const CHUNK_BYTES_MAX: usize = 64 * 1024;
+
+/// Chunks taken from a stream at once. The transport hands over one for each packet, so this is
+/// about 45 KiB; at most it is the stream's flow control window.
+const CHUNKS_PER_READ: usize = 32;
 
 /// Why nothing more comes from a stream.
 #[derive(Debug)]
@@ -79,22 +86,28 @@ impl FrameClock {
     }
 }
 
-/// Reads some bytes into the reader. `false` at the end of the stream.
+/// Reads what has come into the reader and says how many bytes that was; waits if it is nothing.
 pub(crate) async fn read_some(
     recv: &mut RecvStream,
     reader: &mut FrameReader,
     deadline: Option<Instant>,
 ) -> Result<usize, StreamEnd> {
-    let read = recv.read_chunk(CHUNK_BYTES_MAX, true);
-    let chunk = match deadline {
+    let read = poll_fn(|context| {
+        // Made anew for each poll: in the future it would cost every idle stream a kilobyte.
+        let mut chunks = [const { Bytes::new() }; CHUNKS_PER_READ];
+        let read = std::pin::pin!(recv.read_chunks(&mut chunks)).poll(context);
+        read.map_ok(|count| {
+            let chunks = &chunks[..count?];
+            chunks.iter().for_each(|chunk| reader.push(chunk));
+            Some(chunks.iter().map(Bytes::len).sum())
+        })
+    });
+    let read = match deadline {
         Some(deadline) => timeout_at(deadline, read).await.map_err(|_| StreamEnd::Stalled)?,
         None => read.await,
     };
-    match chunk? {
-        Some(chunk) => {
-            reader.push(&chunk.bytes);
-            Ok(chunk.bytes.len())
-        }
+    match read? {
+        Some(bytes) => Ok(bytes),
         None => match reader.finish() {
             Ok(()) => Err(StreamEnd::Finished),
             Err(error) => Err(StreamEnd::Undecodable(error)),

@@ -306,7 +306,7 @@ impl Peer {
             gate: setup.gate,
             rng_seed: Some(seat.seed_for(1)),
         };
-        let (overlay, mut events) = Overlay::start(config, seat.socket())?;
+        let (overlay, mut events) = Overlay::start(config, vec![seat.socket()])?;
         let log = Arc::new(Log::default());
         let keeper = log.clone();
         tokio::spawn(async move {

@@ -206,6 +206,16 @@ fn dial_error(error: ConnectionError, peer: PeerId, address: SocketAddr) -> Dial
     }
 }
 
+fn client_config(
+    tls: rustls::ClientConfig,
+    transport: Arc<quinn::TransportConfig>,
+) -> io::Result<quinn::ClientConfig> {
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(transport);
+    Ok(config)
+}
+
 impl Endpoint {
     /// Opens an endpoint. It accepts connections only if `accepts`.
     ///
@@ -221,11 +231,7 @@ impl Endpoint {
         let (server, client) = tls::configs(identity).map_err(io::Error::other)?;
         let transport = tuning::transport();
 
-        let mut client = quinn::ClientConfig::new(Arc::new(
-            quinn::crypto::rustls::QuicClientConfig::try_from(client).map_err(io::Error::other)?,
-        ));
-        client.transport_config(transport.clone());
-
+        let client = client_config(client, transport.clone())?;
         let server = accepts
             .then(|| {
                 let crypto =
@@ -269,6 +275,14 @@ impl Endpoint {
             }
         };
         Ok(Self { inner, client, half_open: Arc::default(), tally })
+    }
+
+    /// The same endpoint, whose dials are all full handshakes: no ticket is used or kept.
+    pub fn without_resumption(self, identity: &Identity) -> io::Result<Self> {
+        let (_, mut client) = tls::configs(identity).map_err(io::Error::other)?;
+        tls::disable_resumption(&mut client);
+        let client = client_config(client, tuning::transport())?;
+        Ok(Self { client, ..self })
     }
 
     /// The address bound.

@@ -56,8 +56,9 @@ fn certified_key(identity: &Identity, provider: &CryptoProvider) -> Result<Arc<C
     Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], key)))
 }
 
-/// The server name that stands for a peer: its key in hex, cut into two labels.
-pub(crate) fn server_name(peer: &PeerId) -> Option<String> {
+/// The server name that stands for a peer: its key in hex, cut into two labels. `None` for a PeerId
+/// of another kind of key.
+pub fn server_name(peer: &PeerId) -> Option<String> {
     let key = hex::encode(record::key_of(peer)?.0);
     let (left, right) = key.split_at(32);
     Some(format!("{left}.{right}.ghost"))
@@ -189,8 +190,12 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
-/// The two configurations of an endpoint.
-pub(crate) fn configs(identity: &Identity) -> Result<(ServerConfig, ClientConfig), Error> {
+/// The two configurations of an endpoint. Each call makes an empty ticket store and session cache of
+/// its own.
+///
+/// # Errors
+/// Only if the cryptography library refuses the key or the protocol version: a fault of the build.
+pub fn configs(identity: &Identity) -> Result<(ServerConfig, ClientConfig), Error> {
     let provider = Arc::new(provider());
     let verifier = Arc::new(Verifier { algorithms: provider.signature_verification_algorithms });
     let key = certified_key(identity, &provider)?;
@@ -213,6 +218,13 @@ pub(crate) fn configs(identity: &Identity) -> Result<(ServerConfig, ClientConfig
     client.enable_sni = false;
     client.enable_early_data = true;
     Ok((server, client))
+}
+
+/// Makes every dial a full handshake: no ticket is kept, nothing ties a connection to earlier ones but
+/// the keys shown in it.
+pub fn disable_resumption(client: &mut ClientConfig) {
+    client.resumption = rustls::client::Resumption::disabled();
+    client.enable_early_data = false;
 }
 
 #[cfg(test)]

@@ -39,9 +39,10 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(9);
 const DATAGRAM_BUFFER: usize = 64 * 1024;
 
 /// Receive and send buffers asked of the operating system for the socket.
-pub(super) const SOCKET_BUFFER: usize = 4 << 20;
+pub const SOCKET_BUFFER: usize = 4 << 20;
 
-pub(super) fn transport() -> Arc<TransportConfig> {
+/// All of the above, as the library takes it.
+pub fn transport() -> Arc<TransportConfig> {
     let mut congestion = CubicConfig::default();
     congestion.initial_window(INITIAL_WINDOW);
     let mut config = TransportConfig::default();
