@@ -49,6 +49,9 @@ pub struct Report {
     pub tx: Transactions,
     /// By node.
     pub per_node: Vec<PerNode>,
+    /// Height of the highest block with a transaction of ours.
+    #[serde(skip)]
+    pub tx_height: u64,
 }
 
 /// The figures about transactions.
@@ -94,6 +97,12 @@ impl Report {
         let missing = self.tx.submitted.saturating_sub(self.tx.rejected).saturating_sub(self.tx.included);
         if missing > 0 {
             all.push(format!("{missing} accepted transactions are not in a block of every node"));
+        }
+        if self.finalized < self.tx_height {
+            all.push(format!(
+                "height {} is final, and accepted transactions stand as high as {}: finality does not follow",
+                self.finalized, self.tx_height
+            ));
         }
         all
     }
@@ -261,6 +270,7 @@ pub async fn report(
             p99_ms: summary.p99_ms,
         },
         per_node,
+        tx_height: summary.highest,
     })
 }
 
@@ -291,6 +301,7 @@ mod tests {
                 p99_ms: None,
             },
             per_node: vec![node.clone(), node],
+            tx_height: 28,
         }
     }
 
@@ -328,6 +339,9 @@ mod tests {
         assert_eq!(report.complaints(), ["1 accepted transactions are not in a block of every node"]);
         report.heads_agree = false;
         assert_eq!(report.complaints().len(), 2);
+        report = sound();
+        report.tx_height = 29;
+        assert!(report.complaints()[0].ends_with("finality does not follow"));
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(super) struct Lane {
     recipients: Arc<[Address]>,
     rng: ChaCha12Rng,
     share: Share,
+    begun: Instant,
+    made: u64,
     tracker: Arc<Tracker>,
 }
 
@@ -85,16 +87,22 @@ impl Lane {
         let mut rng = ChaCha12Rng::seed_from_u64(reach.seed);
         rng.set_stream(u64::MAX - reach.node as u64);
         let accounts = senders.into_iter().map(|sender| Account { sender, ask_nonce: 0 }).collect();
-        Self { reach, accounts, next: 0, recipients, rng, share, tracker }
+        Self { reach, accounts, next: 0, recipients, rng, share, begun: Instant::now(), made: 0, tracker }
     }
 
     /// Ends when `stop` says so and what was begun is answered.
     pub(super) async fn run(mut self, stop: watch::Receiver<bool>) {
+        let mut was_away = false;
         while !*stop.borrow() {
             let client = tokio::select! {
                 client = self.reach.connect() => client,
                 () = stopped(stop.clone()) => return,
             };
+            if was_away {
+                // What was due meanwhile is left out: it would come as one burst.
+                self.made = self.share.due(self.begun.elapsed());
+            }
+            was_away = true;
             let reach = self.reach.clone();
             let served = tokio::select! {
                 served = self.serve(&client, &stop) => served,
@@ -113,16 +121,15 @@ impl Lane {
         for batch in batches(again) {
             self.submit(client, batch).await?;
         }
-        let started = Instant::now();
-        let mut made = 0u64;
         let mut ended = None;
         loop {
             // What became due before the end is still sent; the end does not move while that takes time.
             if ended.is_none() && *stop.borrow() {
-                ended = Some(started.elapsed());
+                ended = Some(self.begun.elapsed());
             }
-            let due = self.share.due(ended.unwrap_or_else(|| started.elapsed()));
-            let count = usize::try_from(due.saturating_sub(made)).unwrap_or(usize::MAX).min(SUBMIT_TXS_MAX);
+            let due = self.share.due(ended.unwrap_or_else(|| self.begun.elapsed()));
+            let count =
+                usize::try_from(due.saturating_sub(self.made)).unwrap_or(usize::MAX).min(SUBMIT_TXS_MAX);
             if count == 0 {
                 if ended.is_some() {
                     return Ok(());
@@ -130,7 +137,7 @@ impl Lane {
                 time::sleep(TICK).await;
                 continue;
             }
-            made += count as u64;
+            self.made += count as u64;
             let mut batch = Vec::with_capacity(count);
             for _ in 0..count {
                 batch.push(self.make(client).await?);

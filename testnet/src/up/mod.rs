@@ -34,8 +34,8 @@ Examples:
   testnet up --dir /tmp/net --keep              homes and logs stay there
   ghostd status --node ADDRESS                  with an address that is printed
 
-Without --for it runs until Ctrl-C, and sums up then. Exit code 1 if the heads do not agree at the end or
-an accepted transaction is not in a block of every node.";
+Without --for it runs until Ctrl-C, and sums up then. Exit code 1 if the heads do not agree at the end, or
+an accepted transaction is not in a block of every node, or is not final.";
 
 /// `testnet up`.
 #[derive(Debug, Clone, Args)]
