@@ -13,7 +13,8 @@ use ghost_protocol::{
 #[tokio::main]
 #[allow(clippy::print_stdout)]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let address = std::env::args().nth(1).ok_or("give the multiaddr of a node, with its /p2p part")?.parse()?;
+    let address =
+        std::env::args().nth(1).ok_or("give the multiaddr of a node, with its /p2p part")?.parse()?;
     let client = Client::connect(ClientConfig::new(Identity::generate()), &address).await?;
     let status = client.status().await?;
     let head = status.head.unwrap_or_default();
@@ -24,7 +25,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let Some(event) = heads.next().await? else { break };
         let header = Header::parse(event.header)?;
         let finalized = event.finalized.unwrap_or_default().height;
-        println!("head {} {} with {} transactions, final up to {finalized}", header.height, header.id(), header.tx_count);
+        println!(
+            "head {} {} with {} transactions, final up to {finalized}",
+            header.height,
+            header.id(),
+            header.tx_count
+        );
     }
     client.close().await;
     Ok(())

@@ -40,7 +40,8 @@ const EVENTS_MAX: usize = 256;
 /// Who came and who went.
 #[derive(Debug)]
 pub enum OverlayEvent {
-    /// A session is ready. For a node's peer it is the only one, from now on.
+    /// A session is ready. For a node's peer it is the only one, from now on: if the peer had
+    /// another, that one is over for all purposes, and its end is not reported.
     Up(Session),
     /// A session is over. Not reported for the loser of two.
     Down {
@@ -143,6 +144,9 @@ struct Shared {
     /// Sessions of clients.
     clients: Mutex<HashMap<SessionId, Session>>,
     events: mpsc::Sender<OverlayEvent>,
+    /// Held while a session is settled or forgotten *and* reported, so that comings and goings are
+    /// reported in the order in which they were decided.
+    reporting: tokio::sync::Mutex<()>,
     accepting: AtomicBool,
 }
 
@@ -198,6 +202,7 @@ impl Overlay {
             nodes: Mutex::default(),
             clients: Mutex::default(),
             events,
+            reporting: tokio::sync::Mutex::default(),
             accepting: AtomicBool::new(true),
         }));
         for endpoint in &overlay.0.endpoints[..accepting] {
@@ -335,6 +340,7 @@ impl Overlay {
             self.report(failed(code, reason.clone())).await;
             return Err(ConnectError::Refused { code, reason });
         }
+        let in_order = self.0.reporting.lock().await;
         match self.settle(&session) {
             Settled::Stays { replaced } => {
                 if let Some(old) = replaced {
@@ -343,6 +349,7 @@ impl Overlay {
                     });
                 }
                 self.report(OverlayEvent::Up(session.clone())).await;
+                drop(in_order);
                 tokio::spawn(self.clone().run(session.clone(), greeted));
                 Ok(session)
             }
@@ -386,6 +393,7 @@ impl Overlay {
 
     async fn run(self, session: Session, greeted: crate::session::Greeted) {
         let closed = drive(session.clone(), greeted).await;
+        let _in_order = self.0.reporting.lock().await;
         let was_current = match session.role() {
             Role::Client => {
                 let mut clients = self.0.clients.lock().expect("no code panics while it holds the clients");

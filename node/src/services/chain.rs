@@ -124,6 +124,8 @@ struct Running {
     requests: Requests<RequestId>,
     sessions: BTreeMap<PeerId, Session>,
     unflushed: u32,
+    /// Sent again to whoever connects: votes cast alone would reach nobody.
+    last_vote: Option<Vote>,
 }
 
 impl ChainService {
@@ -140,6 +142,7 @@ impl ChainService {
             requests: Requests::new(),
             sessions: BTreeMap::new(),
             unflushed: 0,
+            last_vote: None,
         }
         .run()
         .await
@@ -216,6 +219,9 @@ impl Running {
             for certificate in view.finalized_by().into_iter().chain(view.justified_by()) {
                 session.push(StreamType::Consensus, &Certificate(certificate.as_ref().clone()).to_frame());
             }
+        }
+        if let Some(vote) = self.last_vote {
+            session.push(StreamType::Consensus, &VoteFrame(vote).to_frame());
         }
         let input = Input::PeerUp {
             peer,
@@ -503,6 +509,7 @@ impl Running {
         }
         if let Some(own) = self.service.chain.vote(now)? {
             self.service.metrics.votes_cast.inc();
+            self.last_vote = Some(own.vote);
             self.gossip(&VoteFrame(own.vote).to_frame(), None);
             self.finality_changed(own.finality).await?;
         }

@@ -102,6 +102,7 @@ struct Running {
     dialled: mpsc::Receiver<(PeerId, bool)>,
     report: mpsc::Sender<(PeerId, bool)>,
     banned: BTreeSet<PeerId>,
+    up: BTreeSet<PeerId>,
 }
 
 impl PeerService {
@@ -116,6 +117,7 @@ impl PeerService {
             dialled,
             report,
             banned: BTreeSet::new(),
+            up: BTreeSet::new(),
             service: self,
         };
         for address in running.service.config.peers.clone() {
@@ -226,6 +228,10 @@ impl Running {
                     self.records(vec![record]);
                 }
                 self.ask(session.clone());
+                if !self.up.insert(session.peer()) {
+                    // A new session in place of an old one: what was under way on that is lost.
+                    self.down(session.peer()).await;
+                }
                 let _ = self.service.chain.send(ToChain::PeerUp(session.clone())).await;
                 let _ = self.service.transactions.send(ToTransactions::PeerUp(session)).await;
             }
@@ -233,12 +239,17 @@ impl Running {
             OverlayEvent::Down { session, closed } => {
                 if session.role() == Role::Node {
                     tracing::info!(peer = %session.peer(), %closed, "peer disconnected");
-                    let _ = self.service.chain.send(ToChain::PeerDown(session.peer())).await;
-                    let _ = self.service.transactions.send(ToTransactions::PeerDown(session.peer())).await;
+                    self.up.remove(&session.peer());
+                    self.down(session.peer()).await;
                 }
             }
             OverlayEvent::Failed { peer, reason, .. } => tracing::debug!(%peer, reason, "no session"),
         }
+    }
+
+    async fn down(&self, peer: PeerId) {
+        let _ = self.service.chain.send(ToChain::PeerDown(peer)).await;
+        let _ = self.service.transactions.send(ToTransactions::PeerDown(peer)).await;
     }
 
     fn ask(&self, session: Session) {

@@ -52,7 +52,8 @@ pub(super) fn start(table: ClassTable, inbox: Inbox) -> Result<Node, BenchError>
         gate: Gate::default(),
         rng_seed: None,
     };
-    let (overlay, mut events) = Overlay::start(config, vec![Socket::Bind(LOOPBACK)]).doing("starting a node")?;
+    let (overlay, mut events) =
+        Overlay::start(config, vec![Socket::Bind(LOOPBACK)]).doing("starting a node")?;
     tokio::spawn(async move { while events.recv().await.is_some() {} });
     let address = overlay.local_addresses()[0];
     Ok(Node { overlay, peer, address })
