@@ -59,14 +59,14 @@ impl Salts {
     /// Most identities of one process.
     pub(crate) const MAX: usize = 4;
 
-    /// The index of a salt, or `None` if there are too many.
-    pub(crate) fn index(&mut self, salt: Salt) -> Option<u8> {
+    /// The index of a salt, and whether it is new; `None` if there are too many.
+    pub(crate) fn index(&mut self, salt: Salt) -> Option<(u8, bool)> {
         if let Some(index) = self.0.iter().position(|known| *known == salt) {
-            return Some(index as u8);
+            return Some((index as u8, false));
         }
         (self.0.len() < Self::MAX).then(|| {
             self.0.push(salt);
-            self.0.len() as u8 - 1
+            (self.0.len() as u8 - 1, true)
         })
     }
 
@@ -143,10 +143,16 @@ impl Slots {
 
 /// What we announced on a link, by the name the other side knows it by, so that its requests can be
 /// answered. Oldest out first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Announced<T> {
     by_id: HashMap<ShortId, (T, u8)>,
     order: VecDeque<ShortId>,
+}
+
+impl<T> Default for Announced<T> {
+    fn default() -> Self {
+        Self { by_id: HashMap::new(), order: VecDeque::new() }
+    }
 }
 
 /// Most announcements that are remembered on a link: three times what the other side remembers of
