@@ -5,7 +5,7 @@
 //! arrives when a retransmission gets through.
 
 use std::{
-    cmp::Reverse,
+    cmp::{Ordering, Reverse},
     collections::{BTreeMap, BinaryHeap, HashMap},
     time::{Duration, Instant},
 };
@@ -134,6 +134,32 @@ enum Event {
     Wake { node: usize },
 }
 
+/// An event, in the order of its time; events of one time in the order they were planned in.
+struct Queued {
+    order: Reverse<(Duration, u64)>,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+
+impl Eq for Queued {}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order.cmp(&other.order)
+    }
+}
+
 struct Line {
     latency: Duration,
     /// When the last push arrives: later ones arrive later.
@@ -161,8 +187,7 @@ pub struct World {
     rng: ChaCha12Rng,
     start: Instant,
     now: Duration,
-    queue: BinaryHeap<Reverse<(Duration, u64)>>,
-    events: HashMap<u64, Event>,
+    queue: BinaryHeap<Queued>,
     next_event: u64,
     nodes: Vec<Node>,
     peers: Vec<PeerId>,
@@ -202,8 +227,12 @@ fn salt_of(node: usize) -> Salt {
 impl World {
     pub fn new(plan: Plan) -> Self {
         let mut rng = ChaCha12Rng::seed_from_u64(plan.seed);
-        let rules =
-            ChainRules { chain_id: 1, gas_price_min: 1, block_gas_max: 30_000_000, intrinsic_gas: |_| 21_000 };
+        let rules = ChainRules {
+            chain_id: 1,
+            gas_price_min: 1,
+            block_gas_max: 30_000_000,
+            intrinsic_gas: |_| 21_000,
+        };
         let keys: Vec<KeyPair> = (0..plan.nodes)
             .map(|_| {
                 let mut seed = [0; 32];
@@ -271,7 +300,6 @@ impl World {
             start,
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
-            events: HashMap::new(),
             next_event: 0,
             nodes,
             peers,
@@ -313,19 +341,17 @@ impl World {
 
     fn schedule(&mut self, at: Duration, event: Event) {
         self.next_event += 1;
-        self.events.insert(self.next_event, event);
-        self.queue.push(Reverse((at, self.next_event)));
+        self.queue.push(Queued { order: Reverse((at, self.next_event)), event });
     }
 
     /// Runs until nothing is left to do or a minute has passed since the last submission.
     pub fn run(mut self) -> Report {
         let end = Duration::from_secs(u64::from(self.plan.seconds) + 60);
-        while let Some(Reverse((at, id))) = self.queue.pop() {
+        while let Some(Queued { order: Reverse((at, _)), event }) = self.queue.pop() {
             if at > end {
                 break;
             }
             self.now = at;
-            let event = self.events.remove(&id).expect("queued with its event");
             self.step(event);
         }
         self.report()
@@ -374,6 +400,9 @@ impl World {
                 }
             }
             Event::Wake { node } => {
+                if self.nodes[node].wake_at != Some(self.now) {
+                    return;
+                }
                 self.nodes[node].wake_at = None;
                 let effects = self.nodes[node].relay.on_deadline(now);
                 self.execute(node, effects);
@@ -420,9 +449,9 @@ impl World {
         for effect in effects {
             if self.plan.digest {
                 let line = format!("{:?} {node} {effect:?}", self.now);
-                self.digest = line.bytes().fold(self.digest, |hash, byte| {
-                    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-                });
+                self.digest = line
+                    .bytes()
+                    .fold(self.digest, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
             }
             match effect {
                 Effect::Announce { peer, announce, token } => {
