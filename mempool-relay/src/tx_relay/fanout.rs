@@ -1,16 +1,24 @@
 //! To how many peers a body is pushed.
 
 /// Copies of a body that a node should receive on average. More is waste, fewer means that most
-/// bodies wait for an announcement and a request: 1,000 simulated nodes at 100 tx/s had 1.05 copies
-/// and p99 = 534 ms with a fanout of 2, 1.31 and 467 ms with 3, 1.85 and 401 ms with 4.
-pub const COPIES_TARGET: f64 = 1.3;
+/// bodies wait for an announcement and a request. 1,000 simulated nodes at 100 tx/s, fixed fanouts:
+///
+/// | fanout | copies | bytes received over size | p99 |
+/// |---|---|---|---|
+/// | 2 | 1.04 | 1.65 | 541 ms |
+/// | 2.5 | 1.13 | 1.73 | 511 ms |
+/// | 3 | 1.29 | 1.88 | 478 ms |
+/// | 4 | 1.80 | 2.39 | 411 ms |
+///
+/// (With peers drawn uniformly; drawn by round trip it is 10 to 15 ms faster at equal copies.)
+pub const COPIES_TARGET: f64 = 1.17;
 const FANOUT_MIN: f64 = 1.0;
 const FANOUT_MAX: f64 = 4.0;
-const FANOUT_START: f64 = 3.0;
-/// Bodies between two corrections: the mean of 128 is known to within 0.05.
-const WINDOW: u32 = 128;
-/// Correction for one copy too many. A fanout more makes half a copy more, so the loop gain is about
-/// one half, and it settles within a few windows.
+const FANOUT_START: f64 = 2.5;
+/// Bodies between two corrections: the mean of 64 is known to within 0.05.
+const WINDOW: u32 = 64;
+/// Correction for one copy too many. A fanout more makes a quarter to a half of a copy more, so the
+/// loop gain is below one half, and it settles within a few windows.
 const GAIN: f64 = 1.0;
 
 /// Steers the fanout so that the copies received stay near [`COPIES_TARGET`]. A node sees only what
@@ -25,11 +33,7 @@ pub(super) struct Fanout {
 
 impl Fanout {
     pub(super) fn new() -> Self {
-        Self {
-            value: std::env::var("E").ok().and_then(|v| v.parse().ok()).unwrap_or(FANOUT_START),
-            firsts: 0,
-            copies: 0,
-        }
+        Self { value: FANOUT_START, firsts: 0, copies: 0 }
     }
 
     /// The mean number of peers to push to.
@@ -46,7 +50,7 @@ impl Fanout {
     pub(super) fn received(&mut self, first: bool) {
         self.copies += 1;
         self.firsts += u32::from(first);
-        if self.firsts >= WINDOW && std::env::var("FIX").is_err() {
+        if self.firsts >= WINDOW {
             let copies = f64::from(self.copies) / f64::from(self.firsts);
             self.value = (self.value + GAIN * (COPIES_TARGET - copies)).clamp(FANOUT_MIN, FANOUT_MAX);
             (self.firsts, self.copies) = (0, 0);
@@ -73,7 +77,7 @@ mod tests {
     #[test]
     fn settles_where_the_copies_are_right() {
         let mut fanout = Fanout::new();
-        windows(&mut fanout, 30, |value| 0.4 + 0.45 * value);
+        windows(&mut fanout, 60, |value| COPIES_TARGET + 0.4 * (value - 2.0));
         assert!((fanout.value() - 2.0).abs() < 0.1, "{}", fanout.value());
     }
 

@@ -32,7 +32,7 @@ pub(crate) enum Stage {
 pub(crate) struct Held {
     pub(crate) tx: TxSummary,
     pub(crate) stage: Stage,
-    /// It came by push: push it on.
+    /// It was submitted here or pushed to us unannounced: push it on.
     pub(crate) pushed: bool,
     /// Links whose other side has it, or was told of it.
     pub(crate) known: LinkSet,

@@ -1,12 +1,13 @@
 //! Transaction relay: the least bytes and the least time to get every transaction to every node.
 //!
 //! # Pull-stop
-//! A transaction that was **submitted here or pushed to us** is pushed on to a few random peers that
-//! do not know it (three, steered by [`COPIES_TARGET`]) and announced to all other active links. One
-//! that we **asked for** is only announced. While few nodes have a transaction it spreads by pushes;
-//! when most have it most get it by asking, and the pushing dies out by itself, without a hop count on
-//! the wire. Bodies above [`PUSH_BYTES_MAX`] are never pushed. (1,000 simulated nodes with 16 active
-//! links, 100 tx/s: see `tests/relay_sim.rs`.)
+//! A transaction that was **submitted here, or pushed to us before anybody announced it**, is pushed on
+//! to a few random peers that do not know it (one to four, steered by [`COPIES_TARGET`]) and announced
+//! to all other active links. One that we **asked for, or had heard of**, is only announced. While few
+//! nodes have a transaction it spreads by pushes; where it is announced already, most will get it by
+//! asking, and the pushing dies out by itself, without a hop count on the wire. (Pushing on what had
+//! been announced made 2.27 copies instead of 1.29 in 1,000 simulated nodes with a fanout of 3.) Bodies
+//! above [`PUSH_BYTES_MAX`] are never pushed. Figures: `tests/relay_sim`.
 //!
 //! # What the other side knows
 //! is one bit for each transaction and link: set by what it announced, pushed or answered, and by
@@ -55,7 +56,7 @@ use ghost_proto::{
     PeerId, SignedTransaction, TxId,
     limits::{ANNOUNCE_ENTRIES_MAX, TX_BATCH_BYTES_MAX, TX_BATCH_MAX},
 };
-use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 pub use self::{
     fanout::COPIES_TARGET,
@@ -91,6 +92,9 @@ const WALK_STEP: usize = 128;
 const WALK_PAUSE: Duration = Duration::from_millis(100);
 /// Held transactions looked at in one step.
 const WALK_LOOK_MAX: usize = 4096;
+/// Added to each round trip when peers to push to are drawn, so that a neighbour in the same rack does
+/// not draw every push.
+const PUSH_RTT_FLOOR: Duration = Duration::from_millis(20);
 /// Confirmations that are waited for; the driver gives each before it hands in anything else.
 const UNCONFIRMED_MAX: usize = 16_384;
 /// First pause of a link that could not take a frame; it doubles up to the second.
@@ -717,8 +721,10 @@ impl TxRelay {
             self.fanout.received(true);
             let mut known = LinkSet::default();
             known.insert(slot);
+            let mut was_announced = false;
             for name in names {
                 if let Some(arrival) = self.fetch.arrived(name, now, &mut self.actions) {
+                    was_announced = true;
                     known.extend(arrival.announcers);
                     if via != Via::Push {
                         let latency = now.saturating_duration_since(arrival.first_announced);
@@ -726,7 +732,9 @@ impl TxRelay {
                     }
                 }
             }
-            let held = Held { tx: *tx, stage: Stage::Checking, pushed: via == Via::Push, known };
+            // Whoever was told of it before it was pushed stands where most have it or will ask for it.
+            let pushed = via == Via::Push && !was_announced;
+            let held = Held { tx: *tx, stage: Stage::Checking, pushed, known };
             self.held.insert(held, &self.salts);
             self.checking += 1;
             to_check.push(tx.id);
@@ -823,14 +831,8 @@ impl TxRelay {
         if txs.is_empty() {
             return;
         }
-        let mut order: Vec<Slot> = self
-            .peers
-            .values()
-            .copied()
-            .filter(|slot| self.links[usize::from(slot.0)].as_ref().is_some_and(|link| link.active))
-            .collect();
-        // One shuffle for the batch: bodies that came together leave together, in few frames.
-        order.shuffle(&mut self.rng);
+        // One order for the batch: bodies that came together leave together, in few frames.
+        let order = self.draw_order();
         let fanout = self.fanout.draw(self.rng.random::<f64>());
         let mut pushes: BTreeMap<Slot, Vec<TxRef>> = BTreeMap::new();
         for tx in txs {
@@ -856,6 +858,23 @@ impl TxRelay {
         for slot in order {
             self.schedule(slot, now);
         }
+    }
+
+    /// The active links in random order, short ones rather first: a link with half the delay comes
+    /// first twice as often (sampling by exponential keys: Efraimidis, Spirakis 2006). Pushes over short
+    /// links cover more of the network before the announcements arrive: at equal copies the 99th
+    /// percentile falls by 3 %.
+    fn draw_order(&mut self) -> Vec<Slot> {
+        let mut keyed = Vec::with_capacity(self.peers.len());
+        for slot in self.peers.values() {
+            let link = self.links[usize::from(slot.0)].as_ref().expect("a slot in use has a link");
+            if link.active {
+                let draw = -self.rng.random::<f64>().max(f64::MIN_POSITIVE).ln();
+                keyed.push((draw * (link.rtt + PUSH_RTT_FLOOR).as_secs_f64(), *slot));
+            }
+        }
+        keyed.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        keyed.into_iter().map(|(_, slot)| slot).collect()
     }
 
     /// Emits pushes in frames that keep their limits.
