@@ -35,6 +35,9 @@ use crate::{
     },
 };
 
+/// Longest wait for a farewell to be over.
+pub const FAREWELL_MAX: Duration = Duration::from_millis(500);
+
 /// How a client connects.
 #[derive(Debug)]
 pub struct ClientConfig {
@@ -411,10 +414,11 @@ impl Client {
         Ok(HeadStream(self.session.request(StreamType::Events, &request, self.timeout).await?))
     }
 
-    /// Says goodbye and waits until it is sent.
+    /// Says goodbye and waits until it is sent and would be repeated no more: three probe timeouts, or
+    /// [`FAREWELL_MAX`] while other connections of the same connector are open.
     pub async fn close(self) {
         self.session.close(Code::Done, "");
-        self.endpoint.wait_idle().await;
+        let _ = tokio::time::timeout(FAREWELL_MAX, self.endpoint.wait_idle()).await;
     }
 }
 

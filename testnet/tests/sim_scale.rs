@@ -50,7 +50,7 @@ async fn fifty_nodes_with_eight_dials_each_stay_connected() {
         assert_eq!((sessions.len(), outbound), (2 * dials, dials));
     }
     let totals = world.wire().totals();
-    println!(
+    eprintln!(
         "{} connections in {dialled:?} (wall {dialled_wall:?}); {pings} pings over {:?} (wall {:?}); {} packets, {} MiB",
         nodes * dials,
         started.elapsed(),
