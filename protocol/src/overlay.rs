@@ -26,7 +26,10 @@ use tokio::{sync::mpsc, time::timeout};
 use crate::{
     Identity,
     handshake::{HelloError, LocalHello, PeerHello, Role},
-    session::{Direction, EstablishError, Session, SessionContext, SessionId, drive, establish, serve_early},
+    session::{
+        Direction, EstablishError, Session, SessionContext, SessionId, drive, establish, run_or_spawn,
+        serve_early,
+    },
     tally::{Event, Tally},
     transport::quic::{Closed, DialError, Endpoint, Incoming, Link, Socket},
 };
@@ -299,16 +302,14 @@ impl Overlay {
     async fn accept(self, endpoint: Endpoint) {
         let admit = |address| self.0.accepting.load(Ordering::Relaxed) && (self.0.gate.address)(address);
         while let Some(incoming) = endpoint.accept(admit).await {
-            tokio::spawn(self.clone().receive(incoming));
+            run_or_spawn(self.clone().receive(incoming));
         }
     }
 
     async fn receive(self, incoming: Incoming) {
         let address = incoming.remote_address();
         let context = self.0.context.clone();
-        let early = |send, recv| {
-            tokio::spawn(serve_early(context.clone(), send, recv));
-        };
+        let early = |send, recv| run_or_spawn(serve_early(context.clone(), send, recv));
         match incoming.complete(early).await {
             Ok(link) => {
                 let peer = link.peer();

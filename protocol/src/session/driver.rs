@@ -3,6 +3,7 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -40,6 +41,17 @@ const FLOODING_AFTER: Duration = Duration::from_secs(10);
 /// It has stopped when accepting goes on for so long without a pause: by then the quota is full.
 const CALM_AFTER: Duration = Duration::from_secs(BURST_SECONDS as u64);
 
+/// Runs a task as far as it gets now, and makes a task of it only if it has to wait. Most requests
+/// come whole with their stream: whoever answers them is woken before the transport sends its next
+/// packets, and not after a task was queued behind them.
+pub(crate) fn run_or_spawn(task: impl Future<Output = ()> + Send + 'static) {
+    let mut task = Box::pin(task);
+    // Once it is spawned it is polled again, and leaves its own waker wherever it waits.
+    if task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        tokio::spawn(task);
+    }
+}
+
 /// Runs a session until its connection is over.
 pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
     let Greeted { control, reader, pushes, requests } = greeted;
@@ -49,7 +61,7 @@ pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
         tokio::spawn(read_push(session.clone(), recv));
     }
     for (send, recv) in requests {
-        tokio::spawn(serve_request(session.clone(), send, recv));
+        run_or_spawn(serve_request(session.clone(), send, recv));
     }
     // Ends with the connection, after what arrived before its end.
     accept_streams(&session).await;
@@ -91,9 +103,7 @@ async fn accept_streams(session: &Session) {
                 Err(_) => return,
             },
             stream = link.accept_bi() => match stream {
-                Ok((send, recv)) => {
-                    tokio::spawn(serve_request(session.clone(), send, recv));
-                }
+                Ok((send, recv)) => run_or_spawn(serve_request(session.clone(), send, recv)),
                 Err(_) => return,
             },
         }

@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub(crate) use driver::{drive, serve_early};
+pub(crate) use driver::{drive, run_or_spawn, serve_early};
 pub(crate) use establish::{EstablishError, Greeted, establish};
 pub use outbox::Delivery;
 use outbox::{Enqueued, Outbox};

@@ -10,11 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use ghost_frames::Frame;
+use ghost_frames::{Code, Frame};
 use ghost_proto::{Multiaddr, PeerId, message};
 use ghost_protocol::{
     Identity, address,
-    client::{ClientConfig, Connector},
+    client::{Client, ClientConfig, Connector},
     handshake::Role,
     tally::Tally,
     transport::{
@@ -143,11 +143,20 @@ enum Way {
     Bare { peer: PeerId, socket: SocketAddr },
 }
 
-/// A connection that has had its answer, kept until the time is taken.
+/// A connection that has had its answer.
 #[derive(Debug)]
 enum Connected {
-    Ghost { _client: ghost_protocol::client::Client },
-    Bare { _connection: quinn::Connection },
+    Ghost(Client),
+    Bare(quinn::Connection),
+}
+
+impl Connected {
+    fn close(self) {
+        match self {
+            Self::Ghost(client) => client.session().close(Code::Done, ""),
+            Self::Bare(connection) => connection.close(0u32.into(), b""),
+        }
+    }
 }
 
 /// Dials the server, each time with a full handshake.
@@ -187,7 +196,7 @@ impl Dialler {
                 let (answer, client) =
                     connector.connect_asking(address, &question).await.doing("dialling a node")?;
                 debug_assert!(matches!(answer, Frame::Status(_)));
-                Ok(Connected::Ghost { _client: client })
+                Ok(Connected::Ghost(client))
             }
             Self::Bare { endpoint, config, name, socket } => {
                 let connecting =
@@ -195,7 +204,7 @@ impl Dialler {
                 let connection = connecting.await.doing("dialling bare")?;
                 let (send, recv) = connection.open_bi().await.doing("dialling bare")?;
                 ask(send, recv).await?;
-                Ok(Connected::Bare { _connection: connection })
+                Ok(Connected::Bare(connection))
             }
         }
     }
@@ -225,7 +234,7 @@ async fn dial_in_sequence(way: Way, count: usize) -> Result<(Vec<f64>, f64), Ben
         let begun = Instant::now();
         let connected = dialler.dial().await?;
         times.push(begun.elapsed().as_secs_f64());
-        drop(connected);
+        connected.close();
     }
     settle().await;
     Ok((times, machine::cpu_seconds() - cpu))
@@ -250,7 +259,7 @@ async fn dial_at_once(way: Way, count: usize) -> Result<f64, BenchError> {
     }
     let connected: Vec<_> = dials.join_all().await;
     let seconds = begun.elapsed().as_secs_f64();
-    connected.into_iter().collect::<Result<Vec<_>, _>>()?;
+    connected.into_iter().try_for_each(|connected| connected.map(Connected::close))?;
     settle().await;
     Ok(seconds)
 }
@@ -286,7 +295,7 @@ async fn dial_resumed(way: Way, count: usize) -> Result<Vec<f64>, BenchError> {
                 control.write_all(&ghost::greeting(Role::Client)).await.doing("greeting")?;
                 let (send, recv) = link.open_bi().await.doing("opening a stream")?;
                 ask(send, recv).await?;
-                link.close(ghost_frames::Code::Done, "");
+                link.close(Code::Done, "");
             }
         }
         Way::Bare { peer, socket } => {
