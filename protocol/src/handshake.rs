@@ -273,13 +273,14 @@ mod tests {
     fn an_honest_hello_passes_and_every_flaw_has_its_code() {
         let peer = Identity::from_seed(&[1; 32]);
         let us = local(1);
-        let check = |hello: message::Hello| super::check(&us, &peer.peer_id(), hello);
+        let check = |hello: message::Hello| check(&us, &peer.peer_id(), hello);
         let honest = || local(2).message(None);
         let accepted = check(honest()).unwrap();
         assert!(accepted.serves.contains(StreamType::Rpc));
         assert!(!accepted.serves.contains(StreamType::Sync));
 
-        let flaws: [(&str, Code, fn(&mut message::Hello)); 11] = [
+        type Flaw = fn(&mut message::Hello);
+        let flaws: [(&str, Code, Flaw); 11] = [
             ("genesis length", Code::Malformed, |h| h.genesis.truncate(31)),
             ("other genesis", Code::WrongGenesis, |h| h.genesis = vec![2; 32].into()),
             ("no genesis from a node", Code::Malformed, |h| h.genesis.clear()),

@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(outbox.push(frame(size), spec), Enqueued::Full);
         batch.clear();
         outbox.take_batch(&mut batch);
-        assert_eq!(outbox.queued_bytes(), queued - size, "the first was written");
+        assert_eq!(outbox.queued_bytes(), queued - frame(size).len(), "the first was written");
 
         let small = Outbox::new(StreamType::TxPush);
         for _ in 0..100 {
