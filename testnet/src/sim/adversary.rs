@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use ghost_frames::{EncodedFrame, Payload, StreamType};
+use ghost_frames::{Payload, StreamType};
 use ghost_proto::{BlockId, GenesisId, PeerId, layout::put_varint, message};
 use ghost_protocol::{
     Identity,
@@ -119,20 +119,4 @@ pub fn frame_bytes(kind: u64, declared: u64, payload: &[u8]) -> Vec<u8> {
     put_varint(&mut bytes, declared);
     bytes.extend_from_slice(payload);
     bytes
-}
-
-/// A frame that may be skipped, of `len` bytes in all: it means nothing, and fills any stream.
-///
-/// # Panics
-/// If `len` is below 7.
-pub fn filler(len: usize) -> EncodedFrame {
-    let kind = ghost_frames::kind::GREASE_FIRST;
-    let mut payload = len - 3;
-    loop {
-        let frame = EncodedFrame::new(kind, &vec![0; payload]);
-        if frame.len() <= len {
-            return frame;
-        }
-        payload -= frame.len() - len;
-    }
 }

@@ -20,6 +20,7 @@
 pub mod adversary;
 pub mod fault;
 pub mod path;
+mod socket;
 pub mod wire;
 pub mod world;
 

@@ -4,24 +4,19 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, HashMap, VecDeque},
     fmt,
-    future::Future,
     hash::{DefaultHasher, Hash, Hasher},
-    io::{self, IoSliceMut},
     net::SocketAddr,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
-    task::{Context, Poll, Waker, ready},
+    task::Waker,
     time::Duration,
 };
 
-use quinn::{
-    AsyncUdpSocket, UdpPoller,
-    udp::{EcnCodepoint, RecvMeta, Transmit},
-};
+use quinn::udp::{EcnCodepoint, Transmit};
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
+pub use super::socket::SimSocket;
 use super::{
     fault::Fault,
     path::{Access, Bottleneck, Path, Spell},
@@ -94,15 +89,15 @@ impl Counters {
     }
 }
 
-struct Packet {
+pub(super) struct Packet {
     due: Instant,
     /// Distinguishes packets that are due together: first sent, first delivered.
     number: u64,
     from: NodeId,
-    source: SocketAddr,
-    destination: SocketAddr,
-    ecn: Option<EcnCodepoint>,
-    bytes: Box<[u8]>,
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
+    pub(super) ecn: Option<EcnCodepoint>,
+    pub(super) bytes: Box<[u8]>,
 }
 
 impl PartialEq for Packet {
@@ -170,7 +165,7 @@ struct Way {
     last_arrival: Instant,
 }
 
-struct State {
+pub(super) struct State {
     seed: u64,
     started: Instant,
     nodes: Vec<Node>,
@@ -223,7 +218,7 @@ impl Wire {
         })))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("no code panics while it holds the wire")
     }
 
@@ -267,7 +262,7 @@ impl Wire {
         let (local, number) = (place.local, place.socket);
         state.clear(node);
         drop(state);
-        Arc::new(SimSocket { wire: self.clone(), node, number, local, timer: Mutex::new(None) })
+        Arc::new(SimSocket::new(self.clone(), node, number, local))
     }
 
     /// Kills the node's socket without opening another.
@@ -392,11 +387,32 @@ impl State {
         }
     }
 
+    /// Whether a socket is the one that is open at its node.
+    pub(super) fn is_open(&self, node: NodeId, socket: u64) -> bool {
+        let node = &self.nodes[node.index()];
+        node.socket == socket && !node.closed
+    }
+
+    pub(super) fn close(&mut self, node: NodeId, socket: u64) {
+        if self.is_open(node, socket) {
+            self.nodes[node.index()].closed = true;
+            self.clear(node);
+        }
+    }
+
+    /// When the next packet is due at a node. The waker is called if one gets due before that.
+    pub(super) fn wait(&mut self, node: NodeId, waker: &Waker) -> Option<Instant> {
+        let node = &mut self.nodes[node.index()];
+        let due = node.next_due();
+        node.waiting = Some((waker.clone(), due));
+        due
+    }
+
     fn drop_packet(&mut self, from: NodeId, len: usize, reason: Dropped) {
         self.nodes[from.index()].counters.dropped.entry(reason).or_default().add(len);
     }
 
-    fn send(&mut self, from: NodeId, transmit: &Transmit<'_>, bytes: &[u8]) {
+    pub(super) fn send(&mut self, from: NodeId, transmit: &Transmit<'_>, bytes: &[u8]) {
         let now = Instant::now();
         let source = self.nodes[from.index()].public;
         self.nodes[from.index()].counters.sent.add(bytes.len());
@@ -517,124 +533,12 @@ impl State {
         }
     }
 
-    fn take_due(&mut self, id: NodeId, now: Instant) -> Option<Packet> {
+    pub(super) fn take_due(&mut self, id: NodeId, now: Instant) -> Option<Packet> {
         self.admit(id, now);
         let node = &mut self.nodes[id.index()];
         let packet = node.arriving.pop_front_if(|packet| packet.due <= now)?;
         node.in_flight_bytes -= packet.bytes.len();
         node.counters.received.add(packet.bytes.len());
         Some(packet)
-    }
-}
-
-/// A UDP socket on the wire. Dropping it closes it.
-pub struct SimSocket {
-    wire: Wire,
-    node: NodeId,
-    number: u64,
-    local: SocketAddr,
-    timer: Mutex<Option<Pin<Box<Sleep>>>>,
-}
-
-impl fmt::Debug for SimSocket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimSocket").field("local", &self.local).finish_non_exhaustive()
-    }
-}
-
-impl SimSocket {
-    fn is_open(&self, state: &State) -> bool {
-        let node = &state.nodes[self.node.index()];
-        node.socket == self.number && !node.closed
-    }
-}
-
-impl Drop for SimSocket {
-    fn drop(&mut self) {
-        let mut state = self.wire.lock();
-        if self.is_open(&state) {
-            state.nodes[self.node.index()].closed = true;
-            state.clear(self.node);
-        }
-    }
-}
-
-impl AsyncUdpSocket for SimSocket {
-    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(AlwaysWritable)
-    }
-
-    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let mut state = self.wire.lock();
-        if self.is_open(&state) {
-            let segment = transmit.segment_size.unwrap_or(transmit.contents.len()).max(1);
-            for bytes in transmit.contents.chunks(segment) {
-                state.send(self.node, transmit, bytes);
-            }
-        }
-        Ok(())
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-        meta: &mut [RecvMeta],
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            let now = Instant::now();
-            let mut state = self.wire.lock();
-            if !self.is_open(&state) {
-                // Killed: silent for ever, as its process would be.
-                return Poll::Pending;
-            }
-            let mut count = 0;
-            for (buf, meta) in bufs.iter_mut().zip(meta.iter_mut()) {
-                let Some(packet) = state.take_due(self.node, now) else { break };
-                let len = packet.bytes.len().min(buf.len());
-                buf[..len].copy_from_slice(&packet.bytes[..len]);
-                *meta = RecvMeta {
-                    addr: packet.source,
-                    len,
-                    stride: len,
-                    ecn: packet.ecn,
-                    dst_ip: Some(packet.destination.ip()),
-                };
-                count += 1;
-            }
-            if count > 0 {
-                return Poll::Ready(Ok(count));
-            }
-            let node = &mut state.nodes[self.node.index()];
-            let due = node.next_due();
-            node.waiting = Some((cx.waker().clone(), due));
-            drop(state);
-            let Some(due) = due else { return Poll::Pending };
-            let mut timer = self.timer.lock().expect("no code panics while it holds the timer");
-            let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-            if timer.deadline() != due {
-                timer.as_mut().reset(due);
-            }
-            ready!(timer.as_mut().poll(cx));
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.local)
-    }
-
-    /// Paths drop what is too long, so the search for the path's MTU works as on a real network.
-    fn may_fragment(&self) -> bool {
-        false
-    }
-}
-
-/// The wire takes everything; what is too much is dropped on the way.
-#[derive(Debug)]
-struct AlwaysWritable;
-
-impl UdpPoller for AlwaysWritable {
-    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
