@@ -227,10 +227,6 @@ impl Fetch {
         self.send(now, out);
     }
 
-    fn peer(&self, slot: Slot) -> Option<&Peer> {
-        self.peers[usize::from(slot.0)].as_ref()
-    }
-
     fn peer_mut(&mut self, slot: Slot) -> Option<&mut Peer> {
         self.peers[usize::from(slot.0)].as_mut()
     }
@@ -665,51 +661,6 @@ impl Fetch {
                 }
             }
             self.assign(name, now);
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn check(&self) {
-        for (name, wanted) in &self.wanted {
-            assert!(!wanted.announcers.is_empty());
-            for announcer in &wanted.announcers {
-                let peer = self.peer(announcer.slot).expect("announcers are connected");
-                assert!(peer.announced.contains(name));
-                if let Some(place) = announcer.queued {
-                    assert_eq!(peer.backlog[&place], *name);
-                }
-                if let Some(request) = announcer.asked_in {
-                    assert!(self.requests[&request].names.contains_key(name));
-                }
-            }
-            if let Some(live) = wanted.live {
-                assert!(self.requests.contains_key(&live));
-            } else {
-                let waits = wanted.retry_at.is_some()
-                    || wanted
-                        .announcers
-                        .iter()
-                        .any(|announcer| announcer.queued.is_some() || announcer.asked_in.is_some());
-                assert!(waits, "nobody will ask for {name:?}: {wanted:?}");
-            }
-        }
-        for (index, peer) in self.peers.iter().enumerate() {
-            let Some(peer) = peer else { continue };
-            let slot = Slot(index as u8);
-            let own: Vec<_> = self.requests.iter().filter(|(_, request)| request.slot == slot).collect();
-            assert_eq!(peer.requests.len(), own.len());
-            assert!(own.len() <= REQUESTS_PER_PEER_MAX);
-            let live = own.iter().filter(|(_, request)| !request.timed_out);
-            assert_eq!(
-                (peer.outstanding, peer.outstanding_bytes),
-                live.fold((0, 0), |(n, bytes), (_, r)| (n + r.names.len(), bytes + r.bytes))
-            );
-            assert!(peer.backlog.len() <= peer.announced.len());
-            assert!(peer.outstanding <= OUTSTANDING_PER_PEER_MAX);
-            assert!(peer.announced.len() <= ANNOUNCED_PER_PEER_MAX);
-            for name in &peer.announced {
-                assert!(self.wanted[name].announcers.iter().any(|announcer| announcer.slot == slot));
-            }
         }
     }
 }

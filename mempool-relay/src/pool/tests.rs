@@ -92,9 +92,9 @@ fn check(pool: &Pool) {
         assert_eq!((sender.cost, sender.parked_bytes), (cost, parked));
         assert!(cost <= sender.account.balance);
         assert!(sender.txs.len() <= pool.config.sender_count_max);
-        assert_eq!(sender.head_key(*address).is_none_or(|key| pool.heads.contains(&key)), true);
-        assert_eq!(sender.tail_key(*address).is_none_or(|key| pool.tails.contains(&key)), true);
-        assert_eq!(sender.holder_key(*address).is_none_or(|key| pool.holders.contains(&key)), true);
+        assert!(sender.head_key(*address).is_none_or(|key| pool.heads.contains(&key)));
+        assert!(sender.tail_key(*address).is_none_or(|key| pool.tails.contains(&key)));
+        assert!(sender.holder_key(*address).is_none_or(|key| pool.holders.contains(&key)));
     }
     let with = |f: fn(&Sender) -> bool| pool.senders.values().filter(|sender| f(sender)).count();
     assert_eq!(pool.heads.len(), with(|sender| sender.ready > 0));

@@ -149,9 +149,12 @@ impl Remembered {
     }
 
     fn turn(&mut self, now: Instant) {
-        let due = self.turned.is_none_or(|turned| now.saturating_duration_since(turned) >= self.period);
-        if due || self.young.len() >= REMEMBERED_MAX {
+        let age = self.turned.map_or(Duration::MAX, |turned| now.saturating_duration_since(turned));
+        if age >= self.period || self.young.len() >= REMEMBERED_MAX {
             self.old = std::mem::take(&mut self.young);
+            if age >= self.period.saturating_mul(2) {
+                self.old.clear();
+            }
             self.turned = Some(now);
         }
     }
@@ -225,6 +228,9 @@ mod tests {
         assert!(remembered.contains(name(0), start + period));
         assert!(remembered.contains(name(0), start + period * 2 - Duration::from_millis(1)));
         assert!(!remembered.contains(name(0), start + period * 2));
+        // Also if nobody asked in between.
+        remembered.insert([name(1)].into_iter(), start + period * 3);
+        assert!(!remembered.contains(name(1), start + period * 5));
         for n in 0..3 * REMEMBERED_MAX as u64 {
             remembered.insert([name(n)].into_iter(), start);
         }

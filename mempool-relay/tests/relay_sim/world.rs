@@ -29,26 +29,26 @@ const UPLINK_QUEUE: Duration = Duration::from_secs(1);
 
 /// What is simulated.
 #[derive(Debug, Clone)]
-pub struct Plan {
-    pub seed: u64,
-    pub nodes: usize,
-    pub outbound: usize,
-    pub txs_per_second: u32,
-    pub seconds: u32,
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) nodes: usize,
+    pub(crate) outbound: usize,
+    pub(crate) txs_per_second: u32,
+    pub(crate) seconds: u32,
     /// How many transactions of each sender follow each other; all are submitted at one node.
-    pub chain: usize,
+    pub(crate) chain: usize,
     /// Median one-way latency and the sigma of its logarithm.
-    pub latency: Duration,
-    pub sigma: f64,
+    pub(crate) latency: Duration,
+    pub(crate) sigma: f64,
     /// Share of nodes that announce and never answer.
-    pub liars: f64,
+    pub(crate) liars: f64,
     /// Share of time in which a link loses every datagram, in bursts of 100 ms.
-    pub loss: f64,
+    pub(crate) loss: f64,
     /// Share of nodes with an uplink of this many bytes per second.
-    pub slow: f64,
-    pub slow_bytes_per_second: f64,
+    pub(crate) slow: f64,
+    pub(crate) slow_bytes_per_second: f64,
     /// Whether to hash every effect.
-    pub digest: bool,
+    pub(crate) digest: bool,
 }
 
 impl Default for Plan {
@@ -73,26 +73,26 @@ impl Default for Plan {
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Report {
-    pub txs: usize,
+pub(crate) struct Report {
+    pub(crate) txs: usize,
     /// Of transactions times the nodes that did not submit them.
-    pub undelivered: usize,
-    pub copies: f64,
+    pub(crate) undelivered: usize,
+    pub(crate) copies: f64,
     /// Bytes received for each transaction and node, over its size: bodies, names, requests.
-    pub payload: f64,
+    pub(crate) payload: f64,
     /// The same with frames and datagrams.
-    pub wire: f64,
-    pub p50_ms: f64,
-    pub p90_ms: f64,
-    pub p95_ms: f64,
-    pub p99_ms: f64,
-    pub max_ms: f64,
-    pub fanout: f64,
-    pub timeouts: u64,
-    pub offences: Vec<Offence>,
-    pub not_delivered: u64,
+    pub(crate) wire: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p90_ms: f64,
+    pub(crate) p95_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) max_ms: f64,
+    pub(crate) fanout: f64,
+    pub(crate) timeouts: u64,
+    pub(crate) offences: Vec<Offence>,
+    pub(crate) not_delivered: u64,
     /// Of every effect, in order.
-    pub digest: u64,
+    pub(crate) digest: u64,
 }
 
 impl std::fmt::Display for Report {
@@ -182,7 +182,7 @@ struct Node {
     had: HashMap<TxId, Duration>,
 }
 
-pub struct World {
+pub(crate) struct World {
     plan: Plan,
     rng: ChaCha12Rng,
     start: Instant,
@@ -225,7 +225,7 @@ fn salt_of(node: usize) -> Salt {
 }
 
 impl World {
-    pub fn new(plan: Plan) -> Self {
+    pub(crate) fn new(plan: Plan) -> Self {
         let mut rng = ChaCha12Rng::seed_from_u64(plan.seed);
         let rules = ChainRules {
             chain_id: 1,
@@ -345,7 +345,7 @@ impl World {
     }
 
     /// Runs until nothing is left to do or a minute has passed since the last submission.
-    pub fn run(mut self) -> Report {
+    pub(crate) fn run(mut self) -> Report {
         let end = Duration::from_secs(u64::from(self.plan.seconds) + 60);
         while let Some(Queued { order: Reverse((at, _)), event }) = self.queue.pop() {
             if at > end {
