@@ -775,7 +775,7 @@ impl Overlay {
     fn note_failure(&mut self, peer: &PeerId, endpoint: &Endpoint, why: &DialFailure, now: Now) {
         let note = match why {
             DialFailure::Duplicate => return,
-            DialFailure::IdentityMismatch { .. } => Note::IdentityMismatch,
+            DialFailure::IdentityMismatch => Note::IdentityMismatch,
             DialFailure::WrongGenesis => Note::WrongGenesis,
             DialFailure::Unreachable(_) | DialFailure::SelfDial | DialFailure::Closed(_) => Note::DialFailed,
         };

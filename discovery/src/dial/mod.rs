@@ -167,11 +167,8 @@ pub enum DialFailure {
     #[error("nobody answered: {0}")]
     Unreachable(String),
     /// Another key answered.
-    #[error("{found} answered at its address")]
-    IdentityMismatch {
-        /// Whose key, if it is an ed25519 key.
-        found: PeerId,
-    },
+    #[error("another key answered at its address")]
+    IdentityMismatch,
     /// The handshake went through and it is of another chain.
     #[error("it is of another chain")]
     WrongGenesis,
@@ -653,7 +650,7 @@ impl Dialler {
                 let failures = self.network_failures.entry(network).or_insert((0, now.at));
                 *failures = (failures.0.saturating_add(1), now.at);
             }
-            DialFailure::IdentityMismatch { .. } => {
+            DialFailure::IdentityMismatch => {
                 // Held against the place: the peer may well be elsewhere.
                 if let Some(peer) = &peer {
                     book.identity_mismatch(peer, endpoint, now.unix_ms);
@@ -682,7 +679,7 @@ impl Dialler {
             if *why != DialFailure::Duplicate {
                 self.failures_alone = self.failures_alone.saturating_add(1);
             }
-            if matches!(why, DialFailure::IdentityMismatch { .. } | DialFailure::WrongGenesis) {
+            if matches!(why, DialFailure::IdentityMismatch | DialFailure::WrongGenesis) {
                 self.anchors.retain(|anchor| Some(anchor.peer) != peer);
             }
             if kind == Kind::Static {

@@ -126,6 +126,7 @@ struct Running {
     unflushed: u32,
     /// Sent again to whoever connects: votes cast alone would reach nobody.
     last_vote: Option<Vote>,
+    tip_is_stale: bool,
 }
 
 impl ChainService {
@@ -143,6 +144,7 @@ impl ChainService {
             sessions: BTreeMap::new(),
             unflushed: 0,
             last_vote: None,
+            tip_is_stale: false,
         }
         .run()
         .await
@@ -396,7 +398,8 @@ impl Running {
                     peers = outbound.len(),
                     "the head has not moved for long"
                 );
-                self.service.conduct.tip_stale(age, outbound);
+                self.tip_is_stale = true;
+                self.service.conduct.tip(true);
             }
         }
         Ok(None)
@@ -605,6 +608,10 @@ impl Running {
         let view = self.view();
         let metrics = &self.service.metrics;
         metrics.head_height.set(change.new.height as i64);
+        metrics.transactions_included.inc_by(change.included.len() as u64);
+        if std::mem::take(&mut self.tip_is_stale) {
+            self.service.conduct.tip(false);
+        }
         if !change.reverted.is_empty() {
             metrics.reorganised(change.reverted.len() as u64);
             tracing::info!(depth = change.reverted.len(), height = change.new.height, "reorganised");
