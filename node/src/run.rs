@@ -42,7 +42,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::Instant,
 };
 
@@ -404,27 +404,26 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         }
         .run(),
     );
-    let mut tasks = vec![
-        tokio::spawn(
-            TransactionService {
-                pool: pool.clone(),
-                views: views.clone(),
-                salt,
-                seed: draw("ghost 2026 relay"),
-                entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
-                conduct,
-                metrics: metrics.clone(),
-                commands: transaction_commands,
-                pushes: tx_pushes,
-                asked: tx_asked,
-                stats,
-            }
-            .run(),
-        ),
-        tokio::spawn(serve::run(block_asked, views.clone(), underway.clone())),
-        tokio::spawn(serve::run(sync_asked, views.clone(), underway)),
-        tokio::spawn(events::run(events_asked, heads_seen, access.clone())),
-    ];
+    let mut tasks = JoinSet::new();
+    tasks.spawn(
+        TransactionService {
+            pool: pool.clone(),
+            views: views.clone(),
+            salt,
+            seed: draw("ghost 2026 relay"),
+            entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
+            conduct,
+            metrics: metrics.clone(),
+            commands: transaction_commands,
+            pushes: tx_pushes,
+            asked: tx_asked,
+            stats,
+        }
+        .run(),
+    );
+    tasks.spawn(serve::run(block_asked, views.clone(), underway.clone()));
+    tasks.spawn(serve::run(sync_asked, views.clone(), underway));
+    tasks.spawn(events::run(events_asked, heads_seen, access.clone()));
     let submissions = Submission {
         pool: pool.clone(),
         views: views.clone(),
@@ -447,7 +446,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         external: config.network.external_address.as_ref().map(ToString::to_string).unwrap_or_default(),
         metrics: metrics.clone(),
     };
-    tasks.push(tokio::spawn(rpc::run(rpc, rpc_asked)));
+    tasks.spawn(rpc::run(rpc, rpc_asked));
     let peers = PeerService {
         overlay: overlay.clone(),
         book,
@@ -459,7 +458,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         chain: to_chain.clone(),
         transactions: to_transactions,
     };
-    tasks.push(tokio::spawn(peers.run()));
+    tasks.spawn(peers.run());
 
     let (stop, stop_asked) = watch::channel(false);
     let (stopped, stopped_seen) = watch::channel(false);
@@ -476,7 +475,7 @@ struct Supervisor {
     overlay: Overlay,
     to_chain: mpsc::Sender<ToChain>,
     chain_task: JoinHandle<Result<(), StoreError>>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: JoinSet<()>,
     pool: Arc<Mutex<Pool>>,
     mempool_file: Option<PathBuf>,
 }
@@ -487,6 +486,11 @@ impl Supervisor {
             // A handle that is dropped without a word stops the node too.
             _ = stop.wait_for(|stop| *stop) => None,
             ended = &mut self.chain_task => Some(ended),
+            // None of them ends by itself: a node that has lost one only looks alive.
+            Some(ended) = self.tasks.join_next() => {
+                tracing::error!(?ended, "a task broke down; the node stops");
+                None
+            }
         };
         self.overlay.shut_down(DRAIN).await;
         let ended = match ended {
@@ -497,9 +501,7 @@ impl Supervisor {
                 self.chain_task.await
             }
         };
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.tasks.abort_all();
         match ended {
             Ok(Ok(())) => tracing::info!("chain flushed"),
             Ok(Err(error)) => tracing::error!(%error, "the store failed; the node stops"),

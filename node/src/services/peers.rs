@@ -169,8 +169,9 @@ fn static_peer(address: &Multiaddr) -> Result<StaticPeer, String> {
     }
 }
 
-fn endpoint_of(address: SocketAddr) -> Endpoint {
-    address::parse(&of_socket(address)).expect("the multiaddr of a socket address is an endpoint").0
+/// The endpoint of a socket address; `None` for a wildcard, which is nobody's address.
+fn endpoint_of(address: SocketAddr) -> Option<Endpoint> {
+    address::parse(&of_socket(address)).ok().map(|(endpoint, _)| endpoint)
 }
 
 async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
@@ -228,7 +229,7 @@ impl PeerService {
 impl Running {
     async fn run(mut self) {
         let own: Vec<Endpoint> =
-            self.service.overlay.local_addresses().into_iter().map(endpoint_of).collect();
+            self.service.overlay.local_addresses().into_iter().filter_map(endpoint_of).collect();
         let effects = {
             let (mut discovery, now) = (self.service.book.lock(), self.service.book.now());
             let mut effects = discovery.start(now);
@@ -351,7 +352,8 @@ impl Running {
             self.input(Input::Disconnected { peer, code: Some(Code::Duplicate), detail });
         }
         tracing::info!(%peer, direction = session.direction().name(), "peer connected");
-        let endpoint = endpoint_of(session.remote_address());
+        // A connected peer has an address of its own.
+        let Some(endpoint) = endpoint_of(session.remote_address()) else { return };
         let link = match (session.direction(), self.dials.remove(&peer)) {
             (Direction::Outbound, Some((dial, attempts))) => {
                 let answered =
