@@ -310,18 +310,18 @@ impl Running {
     async fn report(&mut self, report: Report<RequestId>) -> Result<(), StoreError> {
         let input = match report {
             Report::Block(request, block) => Input::Fetched { request, block },
-            Report::Frame(request, Frame::Headers(headers)) => {
-                Input::Headers { request, headers: headers.headers }
-            }
-            Report::Frame(request, Frame::Certificate(Certificate(certificate))) => {
-                let verdict = match self.certificate(&certificate).await? {
-                    CertificateOutcome::Invalid(_) => CertificateVerdict::Invalid,
-                    _ => CertificateVerdict::Good,
-                };
-                Input::Certificate { request, verdict }
-            }
-            // Anything else was not asked for; the end of the request says that nothing came.
-            Report::Frame(..) => return Ok(()),
+            Report::Frame(request, frame) => match *frame {
+                Frame::Headers(headers) => Input::Headers { request, headers: headers.headers },
+                Frame::Certificate(Certificate(certificate)) => {
+                    let verdict = match self.certificate(&certificate).await? {
+                        CertificateOutcome::Invalid(_) => CertificateVerdict::Invalid,
+                        _ => CertificateVerdict::Good,
+                    };
+                    Input::Certificate { request, verdict }
+                }
+                // Anything else was not asked for; the end of the request says that nothing came.
+                _ => return Ok(()),
+            },
             Report::Ended(request, end) => Input::Ended { request, end },
         };
         self.input(input).await
@@ -507,7 +507,7 @@ impl Running {
 
     async fn vote(&mut self) -> Result<(), StoreError> {
         let now = self.service.clock.unix_ms();
-        if !self.service.chain.vote_due().is_some_and(|due| due <= now) {
+        if self.service.chain.vote_due().is_none_or(|due| due > now) {
             return Ok(());
         }
         if let Some(own) = self.service.chain.vote(now)? {

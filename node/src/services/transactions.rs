@@ -347,10 +347,12 @@ impl Running {
 
     fn report(&mut self, report: Report<Key>) {
         match report {
-            Report::Frame((peer, request), Frame::Transactions(transactions)) => {
-                self.received(peer, Via::Pull(request), transactions);
+            Report::Frame((peer, request), frame) => {
+                if let Frame::Transactions(transactions) = *frame {
+                    self.received(peer, Via::Pull(request), transactions);
+                }
             }
-            Report::Frame(..) | Report::Block(..) => {}
+            Report::Block(..) => {}
             Report::Ended((peer, request), RequestEnd::Done) => {
                 self.input(Input::AnswerEnded { peer, request })
             }
