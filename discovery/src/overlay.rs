@@ -23,7 +23,9 @@ use std::{
 use bytes::Bytes;
 use ghost_frames::Code;
 use ghost_proto::{
-    KeyPair, Multiaddr, PeerId, PeerRecord, limits::PEERS_PER_ANSWER_MAX, record::RecordError,
+    KeyPair, Multiaddr, PeerId, PeerRecord,
+    limits::PEERS_PER_ANSWER_MAX,
+    record::{RecordError, key_of},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
@@ -31,13 +33,13 @@ use serde::Serialize;
 
 use crate::{
     address::{Endpoint, Host},
-    book::{AddressBook, Row},
+    book::{AddressBook, Claim, Row},
     clock::Now,
     conduct::{Ban, Ledger, Note, Offence, Story, Verdict},
     dial::{self, Alarm, Anchor, Attempt, DialConfig, DialFailure, DialId, Dialler, Kind, Link, StaticPeer},
     exchange::{Answer, Answers, AnswersConfig, Asking, AskingConfig},
     inbound::{Arrival, Inbound, InboundConfig, Incoming, Refusal, Standing},
-    netgroup::{AddressPolicy, Source},
+    netgroup::{AddressPolicy, NetGroup, Source},
     record::{self, Admission, Admitted, OwnRecord, Refused},
     store::{BATCH_MAX, Batch, Saved, Write},
 };
@@ -181,6 +183,11 @@ pub enum Input {
     TipStale,
     /// The tip moves again.
     TipFresh,
+    /// A peer that was challenged showed no head as good as ours in time.
+    ChallengeFailed {
+        /// Who.
+        peer: PeerId,
+    },
     /// These places are our own: where we listen.
     OwnPlaces(Vec<Endpoint>),
     /// The operator wants a connection to be kept.
@@ -234,7 +241,7 @@ pub enum Effect {
         /// Most records wanted.
         limit: u16,
     },
-    /// Ask the peer for its head.
+    /// Ask the peer for its head; see [`dial::Effect::ChallengeTip`].
     ChallengeTip {
         /// Whom.
         peer: PeerId,
@@ -467,6 +474,7 @@ impl Overlay {
             }
             Input::TipStale => Some(dial::Input::TipStale),
             Input::TipFresh => Some(dial::Input::TipFresh),
+            Input::ChallengeFailed { peer } => Some(dial::Input::ChallengeFailed { peer }),
             Input::OwnPlaces(places) => Some(dial::Input::OwnPlaces(places)),
             Input::AddStatic(one) => {
                 if let Some(peer) = &one.peer {
@@ -593,6 +601,21 @@ impl Overlay {
         let added = self.book.import(saved.rows);
         self.schedule_persist(now);
         added
+    }
+
+    /// A configured seed: it goes into the book, is dialled and asked like anybody else there, and is let
+    /// go like anybody else. Unlike a static peer it is not worn out by everyone who knows it.
+    pub fn add_seed(&mut self, peer: &PeerId, endpoint: Endpoint, now: Now) {
+        let Some(key) = key_of(peer) else { return };
+        let claim = Claim {
+            peer: key,
+            endpoint,
+            seen_unix_s: now.unix_ms / 1000,
+            source: NetGroup::OPERATOR,
+            first_hand: true,
+        };
+        self.book.add(&claim, &mut self.rng, now.unix_ms);
+        self.schedule_persist(now);
     }
 
     /// The address book.

@@ -235,6 +235,11 @@ pub enum Input {
     TipStale,
     /// The tip moves again.
     TipFresh,
+    /// A peer that was challenged ([`Effect::ChallengeTip`]) showed no head as good as ours in time.
+    ChallengeFailed {
+        /// Who.
+        peer: PeerId,
+    },
     /// The book has new entries.
     Learned,
     /// Keep a connection to this peer.
@@ -266,7 +271,9 @@ pub enum Effect {
         /// Why; [`DropReason::code`] is the close code.
         why: DropReason,
     },
-    /// Ask the peer for its head: it has to show that it is not behind, or gone astray.
+    /// Ask the peer for its head: it has to show that it is not behind, or gone astray. If it shows none as
+    /// good as ours within 20 s, report [`Input::ChallengeFailed`]. All are asked when our tip goes stale,
+    /// and those that brought no block since then when it moves again.
     ChallengeTip {
         /// Whom.
         peer: PeerId,
@@ -281,8 +288,12 @@ pub enum DropReason {
     /// It was a feeler, and somebody is there.
     #[error("it was only dialled to see whether it is there")]
     FeelerDone,
-    /// The tip was stale, and of all outbound peers this one brought no block for longest.
+    /// There was one connection more than slots because the tip was stale, and of all outbound peers this
+    /// one brought no block for longest.
     #[error("of all outbound peers it brought no block for longest while the tip was stale")]
+    ExtraDone,
+    /// It is behind, and did not catch up when asked.
+    #[error("its head is behind ours, and it did not catch up when asked")]
     StaleTip,
     /// More outbound connections than slots.
     #[error("there are more outbound connections than slots")]
@@ -294,7 +305,7 @@ impl DropReason {
     pub const fn code(self) -> Code {
         match self {
             Self::FeelerDone => Code::Done,
-            Self::StaleTip | Self::NoSlot => Code::Dropped,
+            Self::ExtraDone | Self::StaleTip | Self::NoSlot => Code::Dropped,
         }
     }
 }
@@ -352,7 +363,8 @@ pub struct Dialler {
     next_dial: u64,
     next_auto: Instant,
     next_feeler: Option<Instant>,
-    stale: bool,
+    stale_since: Option<Instant>,
+    nobody_pause: Duration,
     next_extra_check: Option<Instant>,
     network_failures: BTreeMap<Network, (u32, Instant)>,
     alone_since: Option<Instant>,
@@ -381,7 +393,8 @@ impl Dialler {
             next_dial: 0,
             next_auto: now.at,
             next_feeler: None,
-            stale: false,
+            stale_since: None,
+            nobody_pause: fill::NOBODY_PAUSE_MIN,
             next_extra_check: None,
             network_failures: BTreeMap::new(),
             alone_since: Some(now.at),
@@ -419,8 +432,14 @@ impl Dialler {
                 }
             }
             Input::TipStale => self.tip_stale(now, &mut effects),
-            Input::TipFresh => self.stale = false,
-            Input::Learned => self.next_auto = self.next_auto.min(now.at + self.config.pace),
+            Input::TipFresh => self.tip_fresh(&mut effects),
+            Input::ChallengeFailed { peer } => {
+                // A static peer is the operator's choice, behind or not.
+                if self.kind(&peer).is_some_and(|kind| kind != Kind::Static) {
+                    effects.push(Effect::Drop { peer, why: DropReason::StaleTip });
+                }
+            }
+            Input::Learned => self.look_again(now.at),
             Input::AddStatic(one) => self.statics.add(one, now.at),
             Input::RemoveStatic(endpoint) => self.statics.remove(&endpoint),
             Input::OwnPlaces(places) => {
@@ -437,7 +456,8 @@ impl Dialler {
     pub fn next_deadline(&self) -> Option<Instant> {
         let given_up = self.dials.values().map(|dial| dial.started + DIAL_GIVEN_UP).min();
         let auto = self.wants_auto().then_some(self.next_auto);
-        let feeler = self.next_feeler.filter(|_| self.wants_feeler());
+        // A feeler that is due waits for its turn like every dial from the book.
+        let feeler = self.next_feeler.filter(|_| self.wants_feeler()).map(|at| at.max(self.next_auto));
         let alarm =
             self.alone_since.filter(|_| !self.alarmed).map(|since| since + self.config.isolated_after);
         [given_up, auto, feeler, alarm, self.next_extra_check, self.statics.next_deadline()]
@@ -560,7 +580,7 @@ impl Dialler {
         if kind == Some(Kind::Feeler) {
             effects.push(Effect::Drop { peer, why: DropReason::FeelerDone });
         }
-        let full = self.config.full_relay + usize::from(self.stale);
+        let full = self.config.full_relay + usize::from(self.stale_since.is_some());
         if kind == Some(Kind::FullRelay) && self.outbound(Kind::FullRelay) >= full {
             effects.push(Effect::Drop { peer, why: DropReason::NoSlot });
         }
@@ -598,15 +618,19 @@ impl Dialler {
 
     fn disconnected(&mut self, peer: &PeerId, code: Option<Code>, book: &mut AddressBook, now: Now) {
         let Some(conn) = self.conns.remove(peer) else { return };
+        self.nobody_pause = fill::NOBODY_PAUSE_MIN;
         let lived = now.at.saturating_duration_since(conn.since);
         if let Some(endpoint) = &conn.endpoint {
             book.still_there(peer, endpoint, now.unix_ms);
         }
-        self.statics.down(peer, lived, &mut self.rng, now.at);
+        self.statics.down(peer, lived, code, &mut self.rng, now.at);
         if conn.kind.is_some() && !self.has_outbound() && self.alone_since.is_none() {
             self.alone_since = Some(now.at);
         }
-        if conn.kind == Some(Kind::Feeler) {
+        // Whoever only dialled us and is not in the book will not be dialled: no pause is needed, and
+        // those who come and go leave nothing behind.
+        let ours = conn.kind.is_some_and(|kind| kind != Kind::Feeler);
+        if !ours && (conn.kind.is_some() || book.places(peer).is_empty()) {
             return;
         }
         match code.map_or(Consequence::BackOff, Code::consequence) {
@@ -709,22 +733,39 @@ impl Dialler {
     }
 
     fn tip_stale(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if self.stale {
+        if self.stale_since.is_some() {
             return;
         }
-        self.stale = true;
+        self.stale_since = Some(now.at);
         self.next_extra_check = Some(now.at + EXTRA_SETTLES);
-        self.next_auto = self.next_auto.min(now.at);
-        let outbound =
-            self.conns.iter().filter(|(_, conn)| conn.kind.is_some_and(|kind| kind != Kind::Feeler));
-        effects.extend(outbound.map(|(peer, _)| Effect::ChallengeTip { peer: *peer }));
+        self.look_again(now.at);
+        self.challenge(|_| true, effects);
+    }
+
+    fn tip_fresh(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(since) = self.stale_since.take() {
+            self.challenge(|conn| conn.last_block.is_none_or(|at| at < since), effects);
+        }
+    }
+
+    fn challenge(&self, which: impl Fn(&Conn) -> bool, effects: &mut Vec<Effect>) {
+        let outbound = |conn: &Conn| conn.kind.is_some_and(|kind| kind != Kind::Feeler);
+        let challenged = self.conns.iter().filter(|(_, conn)| outbound(conn) && which(conn));
+        effects.extend(challenged.map(|(peer, _)| Effect::ChallengeTip { peer: *peer }));
+    }
+
+    /// Something changed: a search may find somebody now.
+    fn look_again(&mut self, now: Instant) {
+        self.nobody_pause = fill::NOBODY_PAUSE_MIN;
+        self.next_auto = self.next_auto.min(now + self.config.pace);
     }
 
     /// With one connection more than slots, the one that brought no block for longest goes: first of all
-    /// those that brought none, and of these the youngest.
+    /// those that brought none, and of these the youngest. So the extra slot rotates through the book
+    /// until somebody brings a block, and old peers stay if it is the whole chain that stands still.
     fn check_extra(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let over = self.outbound(Kind::FullRelay) > self.config.full_relay;
-        self.next_extra_check = (over || self.stale).then_some(now.at + EXTRA_SETTLES);
+        self.next_extra_check = (over || self.stale_since.is_some()).then_some(now.at + EXTRA_SETTLES);
         if !over {
             return;
         }
@@ -738,7 +779,7 @@ impl Dialler {
             && settled(conn)
         {
             let peer = *peer;
-            effects.push(Effect::Drop { peer, why: DropReason::StaleTip });
+            effects.push(Effect::Drop { peer, why: DropReason::ExtraDone });
         }
     }
 
