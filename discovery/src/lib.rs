@@ -33,6 +33,7 @@ pub mod exchange;
 pub mod inbound;
 pub mod netgroup;
 pub mod overlay;
+pub mod prefix;
 pub mod record;
 pub mod store;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     address::peer_id,
-    netgroup::AddressPolicy,
+    netgroup::{AddressPolicy, Source},
     testing::{NOW_MS, endpoint, key, made_up, peer, place, rng},
 };
 
