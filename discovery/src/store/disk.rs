@@ -84,6 +84,12 @@ impl SledStore {
         }
     }
 
+    /// The database, for tests that damage it.
+    #[cfg(test)]
+    pub(super) fn raw(&self) -> &sled::Db {
+        &self.db
+    }
+
     fn try_open(path: &Path) -> Result<(Self, Stored), Trouble> {
         // # Correctness
         // sled 0.34 panics on some kinds of damage instead of answering with an error, so the panic
