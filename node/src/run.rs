@@ -2,7 +2,7 @@
 //!
 //! Start: genesis and keys are read, the store is opened and unfinalized blocks are executed again,
 //! the mempool of the last clean stop is loaded, the sockets are bound, the tasks of
-//! [`crate::services`] start, and then peers are dialled.
+//! `services` start, and then peers are dialled.
 //!
 //! Stop: no new connections, sessions drain for up to [`DRAIN`], the chain is flushed, the mempool is
 //! written down.
