@@ -11,7 +11,7 @@ use std::fmt;
 use ghost_proto::{Address, Receipt, SignedTransaction};
 
 pub use self::transfers::{
-    GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, Transfers, intrinsic_gas,
+    GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, Transfers, gas_of_payload, intrinsic_gas,
 };
 use crate::{chain::state::WorkingState, store::StoreError};
 

@@ -18,7 +18,11 @@ pub const GAS_PER_ZERO_BYTE: u64 = 4;
 
 /// Gas a transaction takes by its size alone: at most 21,000 + 16 × 131,072 = 2,118,152.
 pub fn intrinsic_gas(tx: &Transaction) -> u64 {
-    let payload = tx.payload();
+    gas_of_payload(tx.payload())
+}
+
+/// The same for a transfer with this payload that is not made yet.
+pub fn gas_of_payload(payload: &[u8]) -> u64 {
     let zeros = payload.iter().filter(|byte| **byte == 0).count() as u64;
     let others = payload.len() as u64 - zeros;
     GAS_TRANSACTION + GAS_PER_NONZERO_BYTE * others + GAS_PER_ZERO_BYTE * zeros
