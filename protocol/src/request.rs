@@ -1,12 +1,6 @@
 //! Requests: a two-way stream each, with a deadline and a way to cancel.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ghost_frames::{Code, DecodeError, EncodedFrame, Frame, FrameReader, StreamType};
@@ -14,7 +8,7 @@ use ghost_proto::layout::put_varint;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    class::frame_deadline,
+    class::{Class, frame_deadline},
     session::{
         Session,
         stream::{StreamEnd, read_frame},
@@ -161,21 +155,21 @@ impl Drop for Answer {
 /// Counts a request as being served for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Served {
-    count: Arc<AtomicU16>,
     session: Session,
+    class: Class,
 }
 
 impl Served {
-    pub(crate) fn new(count: Arc<AtomicU16>, session: Session) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self { count, session }
+    /// Begins to count, and says how many requests of the class there are with this one.
+    pub(crate) fn begin(session: Session, class: Class) -> (Self, u16) {
+        let serving = session.request_began(class);
+        (Self { session, class }, serving)
     }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        self.session.request_ended();
+        self.session.request_ended(self.class);
     }
 }
 

@@ -55,7 +55,6 @@ pub(crate) fn run_or_spawn(task: impl Future<Output = ()> + Send + 'static) {
 /// Runs a session until its connection is over.
 pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
     let Greeted { control, reader, pushes, requests } = greeted;
-    tokio::spawn(read_control(session.clone(), control, reader));
     for (recv, number, rest) in pushes {
         session.0.reading.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(read_push_of_type(session.clone(), recv, number, rest));
@@ -63,9 +62,10 @@ pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
     for (send, recv) in requests {
         run_or_spawn(serve_request(session.clone(), send, recv));
     }
-    let accept = accept_streams(&session);
+    // One task for both: most sessions are idle, and each task costs half a kilobyte.
+    let work = async { tokio::join!(accept_streams(&session), read_control(&session, control, reader)) };
     tokio::select! {
-        () = accept => {}
+        ((), ()) = work => {}
         _ = session.closed() => {}
     }
     let closed = session.closed().await;
@@ -130,7 +130,7 @@ impl Inner {
     }
 }
 
-async fn read_control(session: Session, mut recv: RecvStream, mut reader: FrameReader) {
+async fn read_control(session: &Session, mut recv: RecvStream, mut reader: FrameReader) {
     loop {
         let frame = match read_frame(&mut recv, &mut reader, None).await {
             Ok(frame) => frame,
@@ -273,9 +273,8 @@ async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream)
         return refuse(&session, send, Code::UnknownStream);
     };
     let class = Class::of(stream);
-    let serving = session.0.serving[class as usize].clone();
-    let served = Served::new(serving.clone(), session.clone());
-    if serving.load(Ordering::Relaxed) > context.table.spec(class).concurrent_requests {
+    let (served, serving) = Served::begin(session.clone(), class);
+    if serving > context.table.spec(class).concurrent_requests {
         drop(served);
         stop(&session, &mut recv, Code::Busy);
         return refuse(&session, send, Code::Busy);

@@ -26,7 +26,7 @@ pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const HELLO_GRACE: Duration = Duration::from_millis(100);
 
 /// Streams that may show themselves before hello; more than QUIC grants at once cannot.
-const HELD_STREAMS_MAX: usize = (tuning::UNI_STREAMS_MAX + tuning::BIDI_STREAMS_MAX) as usize;
+const HELD_STREAMS_MAX: usize = (tuning::UNI_STREAMS_MAX + tuning::BIDI_STREAMS_FIRST) as usize;
 
 /// Why a connection did not become a session.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -85,12 +85,7 @@ pub(crate) async fn establish(
     }
     .await;
     match result {
-        Ok((control, hello, greeted)) => {
-            if hello.role == handshake::Role::Client {
-                link.allow_bidi_streams(tuning::CLIENT_BIDI_STREAMS_MAX);
-            }
-            Ok((Session::new(link, hello, context.clone(), control), greeted))
-        }
+        Ok((control, hello, greeted)) => Ok((Session::new(link, hello, context.clone(), control), greeted)),
         Err(error) => {
             if !matches!(error, EstablishError::Disconnected(_)) {
                 context.tally.count(Event::ClosedByUs(error.code()));

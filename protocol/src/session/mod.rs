@@ -18,7 +18,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -43,7 +43,10 @@ use crate::{
     quota::Quota,
     request::{Answer, RequestError, send_request},
     tally::{Event, Tally},
-    transport::{Link, SendStream, quic::Closed},
+    transport::{
+        Link, SendStream,
+        quic::{Closed, tuning},
+    },
 };
 
 /// Names a session among all that a process ever had.
@@ -97,8 +100,11 @@ struct Inner {
     established: Instant,
     context: SessionContext,
     outboxes: [Outbox; PUSHES.len()],
-    quotas: [Mutex<Quota>; Class::ALL.len()],
-    serving: [Arc<AtomicU16>; Class::ALL.len()],
+    /// What the peer may still send in each class; made when it first sends something.
+    quotas: [Mutex<Option<Box<Quota>>>; Class::ALL.len()],
+    serving: [AtomicU16; Class::ALL.len()],
+    /// Two-way streams that the peer may have open.
+    granted: AtomicU32,
     /// Incoming push streams being read, the control stream not counted.
     reading: AtomicUsize,
     /// Streams opened in vain; made when the first is.
@@ -117,8 +123,6 @@ pub struct Session(Arc<Inner>);
 impl Session {
     fn new(link: Link, hello: PeerHello, context: SessionContext, control: SendStream) -> Self {
         let now = Instant::now();
-        let quotas =
-            Class::ALL.map(|class| Mutex::new(Quota::new(context.table.spec(class), now.into_std())));
         let outboxes = PUSHES.map(Outbox::new);
         outboxes[0].adopt(control);
         Self(Arc::new(Inner {
@@ -128,8 +132,9 @@ impl Session {
             established: now,
             context,
             outboxes,
-            quotas,
-            serving: Class::ALL.map(|_| Arc::default()),
+            quotas: Default::default(),
+            serving: Default::default(),
+            granted: AtomicU32::new(tuning::BIDI_STREAMS_FIRST),
             reading: AtomicUsize::new(0),
             wasted: Mutex::default(),
             draining: AtomicBool::new(false),
@@ -337,15 +342,44 @@ impl Session {
         self.0.link.closed().await
     }
 
+    /// A request of the peer is being served: how many of its class are now.
+    pub(crate) fn request_began(&self, class: Class) -> u16 {
+        let serving = self.0.serving[class as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        self.grant_streams();
+        serving
+    }
+
     /// A request of the peer is no longer being served.
-    pub(crate) fn request_ended(&self) {
+    pub(crate) fn request_ended(&self, class: Class) {
+        self.0.serving[class as usize].fetch_sub(1, Ordering::Relaxed);
         self.0.ended.notify_waiters();
+    }
+
+    /// Doubles the peer's grant of two-way streams once half of it is in use.
+    fn grant_streams(&self) {
+        let most = match self.role() {
+            Role::Node => tuning::BIDI_STREAMS_MAX,
+            Role::Client => tuning::CLIENT_BIDI_STREAMS_MAX,
+        };
+        let serving: u32 =
+            self.0.serving.iter().map(|serving| u32::from(serving.load(Ordering::Relaxed))).sum();
+        let granted = self.0.granted.load(Ordering::Relaxed);
+        if granted < most && 2 * serving >= granted {
+            let more = most.min(2 * granted);
+            // Whoever comes second at the same moment finds it done.
+            if self.0.granted.compare_exchange(granted, more, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                self.0.link.allow_bidi_streams(more);
+            }
+        }
     }
 
     /// Pays for what was read, and says how long to pause.
     fn charge(&self, class: Class, messages: usize, bytes: usize) -> Duration {
+        let now = Instant::now().into_std();
         let mut quota = self.0.quotas[class as usize].lock().expect("no code panics while it holds a quota");
-        let pause = quota.charge(messages, bytes, Instant::now().into_std());
+        let pause = quota
+            .get_or_insert_with(|| Box::new(Quota::new(self.0.context.table.spec(class), now)))
+            .charge(messages, bytes, now);
         if !pause.is_zero() {
             self.0.context.tally.count(Event::Throttled(class));
         }

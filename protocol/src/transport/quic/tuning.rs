@@ -8,6 +8,12 @@ use quinn::{TransportConfig, VarInt, congestion::CubicConfig};
 /// types to come, and grease. Each slot costs the library memory for as long as the connection lives.
 pub const UNI_STREAMS_MAX: u32 = 12;
 
+/// Bidirectional streams granted to a peer to begin with. The grant doubles whenever half of it is in
+/// use, up to what the role allows: the library keeps a slot in two tables for every stream that may
+/// be opened, about 75 bytes, and 14 with the 12 above just fit the table sizes below the next power
+/// of two. Most peers are idle most of the time.
+pub const BIDI_STREAMS_FIRST: u32 = 14;
+
 /// Bidirectional streams a node may have open: 8 + 8 + 4 + 2 concurrent requests of the classes that
 /// nodes use among themselves, and some to be refused politely.
 pub const BIDI_STREAMS_MAX: u32 = 32;
@@ -48,7 +54,7 @@ pub fn transport() -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
         .max_concurrent_uni_streams(UNI_STREAMS_MAX.into())
-        .max_concurrent_bidi_streams(BIDI_STREAMS_MAX.into())
+        .max_concurrent_bidi_streams(BIDI_STREAMS_FIRST.into())
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
