@@ -53,8 +53,11 @@ pub(crate) fn run_or_spawn(task: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// Runs a session until its connection is over.
-pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
-    let Greeted { control, reader, pushes, requests } = greeted;
+///
+/// Not an `async fn`, and nothing large is held where it waits: this future is most of what an idle
+/// session costs above its connection.
+pub(crate) fn drive(session: Session, greeted: Greeted) -> impl Future<Output = Closed> {
+    let Greeted { mut control, mut reader, pushes, requests } = greeted;
     for (recv, number, rest) in pushes {
         session.0.reading.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(read_push_of_type(session.clone(), recv, number, rest));
@@ -62,22 +65,25 @@ pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
     for (send, recv) in requests {
         run_or_spawn(serve_request(session.clone(), send, recv));
     }
-    // One task for both: most sessions are idle, and each task costs half a kilobyte.
-    let work = async { tokio::join!(accept_streams(&session), read_control(&session, control, reader)) };
-    tokio::select! {
-        ((), ()) = work => {}
-        _ = session.closed() => {}
+    async move {
+        tokio::select! {
+            // Both end at the latest with the connection.
+            ((), ()) = async {
+                tokio::join!(accept_streams(&session), read_control(&session, &mut control, &mut reader))
+            } => {}
+            _ = session.closed() => {}
+        }
+        let closed = session.closed().await;
+        let tally = &session.0.context.tally;
+        match (closed.by, closed.code) {
+            (ClosedBy::Peer, Some(code)) => tally.count(Event::ClosedByPeer(code)),
+            (ClosedBy::Network, _) => tally.count(Event::Lost),
+            // Counted where it was decided.
+            _ => {}
+        }
+        session.0.ended.notify_waiters();
+        closed
     }
-    let closed = session.closed().await;
-    let tally = &session.0.context.tally;
-    match (closed.by, closed.code) {
-        (ClosedBy::Peer, Some(code)) => tally.count(Event::ClosedByPeer(code)),
-        (ClosedBy::Network, _) => tally.count(Event::Lost),
-        // Counted where it was decided.
-        _ => {}
-    }
-    session.0.ended.notify_waiters();
-    closed
 }
 
 async fn accept_streams(session: &Session) {
@@ -130,33 +136,40 @@ impl Inner {
     }
 }
 
-async fn read_control(session: &Session, mut recv: RecvStream, mut reader: FrameReader) {
+async fn read_control(session: &Session, recv: &mut RecvStream, reader: &mut FrameReader) {
     loop {
-        let frame = match read_frame(&mut recv, &mut reader, None).await {
-            Ok(frame) => frame,
+        let pause = match read_frame(recv, reader, None).await {
+            Ok(frame) => take_control(session, frame),
             // The peer drains: it will close when it is done.
             Err(StreamEnd::Finished | StreamEnd::Disconnected(_)) => return,
             Err(StreamEnd::Undecodable(error)) => return session.close(error.code(), &error.to_string()),
             Err(StreamEnd::Stalled) => return session.close(Code::Timeout, "half a control frame"),
             Err(_) => return session.close(Code::ProtocolViolation, "the control stream was reset"),
         };
-        match frame {
-            Frame::Ping(ping) => {
-                session.push(StreamType::Control, &Pong(ping.0).to_frame());
-            }
-            Frame::Pong(pong) => {
-                let mut pings = session.0.pings.lock().expect("no code panics while it holds the pings");
-                if let Some(waiter) = pings.remove(&pong.0) {
-                    let _ = waiter.send(());
-                }
-            }
-            _ => return session.close(Code::ProtocolViolation, "a second hello"),
-        }
-        let pause = session.charge(Class::Control, 1, 0);
-        if !pause.is_zero() {
-            sleep(pause).await;
+        match pause {
+            Some(Duration::ZERO) => {}
+            Some(pause) => sleep(pause).await,
+            None => return session.close(Code::ProtocolViolation, "a second hello"),
         }
     }
+}
+
+/// Does what a control frame asks for and says how long to pause then; `None` for one that may not
+/// come now.
+fn take_control(session: &Session, frame: Frame) -> Option<Duration> {
+    match frame {
+        Frame::Ping(ping) => {
+            session.push(StreamType::Control, &Pong(ping.0).to_frame());
+        }
+        Frame::Pong(pong) => {
+            let mut pings = session.0.pings.lock().expect("no code panics while it holds the pings");
+            if let Some(waiter) = pings.remove(&pong.0) {
+                let _ = waiter.send(());
+            }
+        }
+        _ => return None,
+    }
+    Some(session.charge(Class::Control, 1, 0))
 }
 
 async fn read_push(session: Session, mut recv: RecvStream) {
