@@ -5,7 +5,7 @@
 //! transport honours when the link is full.
 //!
 //! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M =
-//! 2.3 MiB; incoming, what the connection's flow control window allows, 2 MiB; answers to its
+//! 2.3 MiB; incoming, what the connection's flow control window allows, 3.25 MiB; answers to its
 //! requests, one chunk each for 64 + 16 + 8 + 8 + 4 + 2 requests.
 
 use std::time::Duration;

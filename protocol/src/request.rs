@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     class::{Class, frame_deadline},
     session::{
-        Session,
+        Asking, Session,
         stream::{StreamEnd, read_frame},
     },
     tally::{Event, Tally},
@@ -93,11 +93,17 @@ pub struct Answer {
     reader: FrameReader,
     patience: Duration,
     ended: bool,
+    _asking: Option<Asking>,
 }
 
 impl Answer {
-    pub(crate) fn new(recv: RecvStream, stream: StreamType, patience: Duration) -> Self {
-        Self { recv, reader: FrameReader::new(stream), patience, ended: false }
+    pub(crate) fn new(
+        recv: RecvStream,
+        stream: StreamType,
+        patience: Duration,
+        asking: Option<Asking>,
+    ) -> Self {
+        Self { recv, reader: FrameReader::new(stream), patience, ended: false, _asking: asking }
     }
 
     /// The next frame, or `None` at the end. Each may take as long as the request allowed, and a
@@ -185,19 +191,27 @@ pub struct Responder {
     send: SendStream,
     done: bool,
     tally: Tally,
-    _served: Option<Served>,
+    /// None for an answer to 0-RTT data.
+    served: Option<Served>,
 }
 
 impl Responder {
     pub(crate) fn new(send: SendStream, tally: Tally, served: Option<Served>) -> Self {
-        Self { send, done: false, tally, _served: served }
+        Self { send, done: false, tally, served }
     }
 
     /// Sends one frame of the answer. Waits while the asker takes none, at most as long as
     /// [`frame_deadline`] allows; then the stream is reset as too slow.
     pub async fn send(&mut self, frame: &EncodedFrame) -> Result<(), AskerGone> {
         let deadline = Instant::now() + frame_deadline(frame.len());
-        match timeout_at(deadline, self.send.write_chunk(frame.bytes().clone())).await {
+        let Self { send, served, .. } = self;
+        let write = async {
+            match served {
+                Some(Served { session, class }) => session.write(*class, send, frame.bytes().clone()).await,
+                None => send.write_chunk(frame.bytes().clone()).await,
+            }
+        };
+        match timeout_at(deadline, write).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => {
                 self.done = true;

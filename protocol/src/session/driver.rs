@@ -351,7 +351,8 @@ pub(crate) async fn serve_early(context: SessionContext, send: SendStream, mut r
 /// Writes an outbox until it is empty, then leaves the stream for the next writer.
 pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
     let outbox = &inner.outboxes[index];
-    let spec = inner.context.table.spec(Class::of(PUSHES[index]));
+    let class = Class::of(PUSHES[index]);
+    let spec = inner.context.table.spec(class);
     let mut stream = match outbox.take_stream() {
         Some(stream) => stream,
         None => match open_push(&inner, index).await {
@@ -367,7 +368,7 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
             }
             continue;
         };
-        if stream.write_chunk(batch).await.is_err() {
+        if inner.write(class, &mut stream, batch).await.is_err() {
             outbox.fail();
             break;
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ghost_frames::{Code, DecodeError, Frame, FrameReader, StreamType, writer::Payload};
 use ghost_proto::message;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::{
     Session, SessionContext,
@@ -85,7 +85,9 @@ pub(crate) async fn establish(
     }
     .await;
     match result {
-        Ok((control, hello, greeted)) => Ok((Session::new(link, hello, context.clone(), control), greeted)),
+        Ok((control, hello, greeted)) => {
+            Ok((Session::new(link, hello, local.role, context.clone(), control), greeted))
+        }
         Err(error) => {
             if !matches!(error, EstablishError::Disconnected(_)) {
                 context.tally.count(Event::ClosedByUs(error.code()));
@@ -96,7 +98,12 @@ pub(crate) async fn establish(
     }
 }
 
+/// A peer that grants no stream to say hello on is given up like one that says none.
 async fn say_hello(link: &Link, local: &LocalHello) -> Result<SendStream, EstablishError> {
+    timeout(HELLO_TIMEOUT, write_hello(link, local)).await.map_err(|_| EstablishError::Timeout)?
+}
+
+async fn write_hello(link: &Link, local: &LocalHello) -> Result<SendStream, EstablishError> {
     let observed = address::of_socket(link.remote_address());
     let mut bytes = Vec::new();
     ghost_proto::layout::put_varint(&mut bytes, StreamType::Control.number());

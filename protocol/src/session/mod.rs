@@ -11,13 +11,14 @@
 mod driver;
 mod establish;
 mod outbox;
+mod precedence;
 pub(crate) mod stream;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -26,6 +27,7 @@ use std::{
 use bytes::Bytes;
 use ghost_frames::{Code, EncodedFrame, Payload, StreamType, control::Ping};
 use ghost_proto::PeerId;
+use quinn::WriteError;
 use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, timeout},
@@ -35,6 +37,7 @@ pub(crate) use driver::{drive, run_or_spawn, serve_early};
 pub(crate) use establish::{EstablishError, Greeted, establish};
 pub use outbox::Delivery;
 use outbox::{Enqueued, Outbox};
+use precedence::Precedence;
 
 use crate::{
     class::{Class, ClassTable},
@@ -101,6 +104,8 @@ struct Inner {
     context: SessionContext,
     outboxes: [Outbox; PUSHES.len()],
     /// What the peer may still send in each class; made when it first sends something.
+    /// Made when something is first written.
+    precedence: OnceLock<Box<Precedence>>,
     quotas: [Mutex<Option<Box<Quota>>>; Class::ALL.len()],
     serving: [AtomicU16; Class::ALL.len()],
     /// Two-way streams that the peer may have open.
@@ -112,16 +117,58 @@ struct Inner {
     draining: AtomicBool,
     /// Something ended that a drain may be waiting for.
     ended: Notify,
+    /// Bytes that the peer may have sent and we not read.
+    credit: Mutex<u32>,
     pings: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
     next_ping: AtomicU64,
+}
+
+impl Inner {
+    fn change_credit(&self, change: impl FnOnce(u32) -> u32) {
+        let mut credit = self.credit.lock().expect("no code panics while it holds the credit");
+        *credit = change(*credit);
+        self.link.allow_unread_bytes(*credit);
+    }
+
+    /// Writes to a stream of the peer's, in its class's turn.
+    async fn write(&self, class: Class, stream: &mut SendStream, bytes: Bytes) -> Result<(), WriteError> {
+        let precedence = self.precedence.get_or_init(|| Box::new(Precedence::new(Instant::now())));
+        let priority = |class| self.context.table.spec(class).priority;
+        precedence.write(class, priority, stream, bytes).await
+    }
 }
 
 /// A handle to a session.
 #[derive(Debug, Clone)]
 pub struct Session(Arc<Inner>);
 
+/// Credit for a large answer, for as long as it is awaited: without it, answers that we are slow to
+/// read would take the credit of everything else the peer has to say.
+#[derive(Debug)]
+pub(crate) struct Asking(Session);
+
+impl Asking {
+    fn begin(session: Session) -> Self {
+        session.0.change_credit(|credit| credit.saturating_add(tuning::STREAM_WINDOW));
+        Self(session)
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.0.change_credit(|credit| credit.saturating_sub(tuning::STREAM_WINDOW));
+    }
+}
+
 impl Session {
-    fn new(link: Link, hello: PeerHello, context: SessionContext, control: SendStream) -> Self {
+    fn new(link: Link, hello: PeerHello, local: Role, context: SessionContext, control: SendStream) -> Self {
+        let credit = match local {
+            Role::Node => tuning::CONNECTION_WINDOW,
+            Role::Client => {
+                link.allow_unread_bytes(tuning::CLIENT_CONNECTION_WINDOW);
+                tuning::CLIENT_CONNECTION_WINDOW
+            }
+        };
         let now = Instant::now();
         let outboxes = PUSHES.map(Outbox::new);
         outboxes[0].adopt(control);
@@ -132,6 +179,7 @@ impl Session {
             established: now,
             context,
             outboxes,
+            precedence: OnceLock::new(),
             quotas: Default::default(),
             serving: Default::default(),
             granted: AtomicU32::new(tuning::BIDI_STREAMS_FIRST),
@@ -139,6 +187,7 @@ impl Session {
             wasted: Mutex::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
+            credit: Mutex::new(credit),
             pings: Mutex::default(),
             next_ping: AtomicU64::new(0),
         }))
@@ -256,12 +305,15 @@ impl Session {
         if !self.0.hello.serves.contains(stream) {
             return Err(RequestError::NotServed(stream.name()));
         }
-        let priority = self.0.context.table.spec(Class::of(stream)).priority;
+        let class = Class::of(stream);
+        let priority = self.0.context.table.spec(class).priority;
+        let large =
+            matches!(class, Class::Block | Class::Tx | Class::Sync).then(|| Asking::begin(self.clone()));
         let ask = async {
             let (send, recv) =
                 self.0.link.open_bi().await.map_err(|error| RequestError::Disconnected(error.to_string()))?;
             send_request(send, stream, priority, frame).await?;
-            Ok(Answer::new(recv, stream, patience))
+            Ok(Answer::new(recv, stream, patience, large))
         };
         timeout(patience, ask).await.map_err(|_| RequestError::TimedOut(patience))?
     }
@@ -340,6 +392,16 @@ impl Session {
     /// Waits until the connection is over.
     pub async fn closed(&self) -> Closed {
         self.0.link.closed().await
+    }
+
+    /// Writes part of an answer, in the turn of its class.
+    pub(crate) async fn write(
+        &self,
+        class: Class,
+        stream: &mut SendStream,
+        bytes: Bytes,
+    ) -> Result<(), WriteError> {
+        self.0.write(class, stream, bytes).await
     }
 
     /// A request of the peer is being served: how many of its class are now.

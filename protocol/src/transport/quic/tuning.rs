@@ -25,10 +25,21 @@ pub const CLIENT_BIDI_STREAMS_MAX: u32 = 128;
 /// 80 Mbit/s at 100 ms.
 pub const STREAM_WINDOW: u32 = 1 << 20;
 
-/// The same over all streams of a connection. With 128 peers that all fill it: 256 MiB.
-pub const CONNECTION_WINDOW: u32 = 2 << 20;
+/// The same over all streams of a connection. It is spent by whatever is sent and not read, so it is
+/// more than all push streams that may wait for us together (blocks, transactions, consensus): a peer
+/// can always say something on its control stream. With 128 peers that all fill it: 416 MiB.
+///
+/// What *we* ask for comes on top: [`STREAM_WINDOW`] for each answer that may be large, as long as it
+/// lasts. We may be slow to read those.
+pub const CONNECTION_WINDOW: u32 = 3 * STREAM_WINDOW + (256 << 10);
 
-/// Bytes that wait for acknowledgement before writers are held back.
+/// The same for a client: 64 calls and 16 subscriptions of which a few may wait to be read, at one node
+/// that it chose.
+pub const CLIENT_CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Bytes that wait for acknowledgement before writers are held back. Less than the peer's
+/// [`CONNECTION_WINDOW`], whose credit comes in steps of an eighth: so it is acknowledgements, which come
+/// steadily, that make room.
 pub const SEND_WINDOW: u64 = 2 << 20;
 
 /// Congestion window of a new connection: 64 kB carries the announcement of a large block in one
@@ -46,6 +57,8 @@ const DATAGRAM_BUFFER: usize = 64 * 1024;
 
 /// Receive and send buffers asked of the operating system for the socket.
 pub const SOCKET_BUFFER: usize = 4 << 20;
+
+const _: () = assert!(SEND_WINDOW <= CONNECTION_WINDOW as u64 - 2 * CONNECTION_WINDOW as u64 / 8);
 
 /// All of the above, as the library takes it.
 pub fn transport() -> Arc<TransportConfig> {
