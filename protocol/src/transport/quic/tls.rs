@@ -42,6 +42,11 @@ fn provider() -> CryptoProvider {
     CryptoProvider {
         // Post-quantum hybrid first, plain X25519 for who lacks it.
         kx_groups: vec![aws_lc_rs::kx_group::X25519MLKEM768, aws_lc_rs::kx_group::X25519],
+        cipher_suites: vec![
+            aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+            aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384,
+            aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
         ..aws_lc_rs::default_provider()
     }
 }
