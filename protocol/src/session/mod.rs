@@ -103,9 +103,9 @@ struct Inner {
     established: Instant,
     context: SessionContext,
     outboxes: [Outbox; PUSHES.len()],
-    /// What the peer may still send in each class; made when it first sends something.
     /// Made when something is first written.
     precedence: OnceLock<Box<Precedence>>,
+    /// What the peer may still send in each class; made when it first sends something.
     quotas: [Mutex<Option<Box<Quota>>>; Class::ALL.len()],
     serving: [AtomicU16; Class::ALL.len()],
     /// Two-way streams that the peer may have open.
