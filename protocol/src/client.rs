@@ -279,7 +279,7 @@ async fn ask(
     let (send, recv) = stream.map_err(|error| RequestError::Disconnected(error.to_string()))?;
     let priority = ClassTable::default().spec(Class::Rpc).priority;
     send_request(send, StreamType::Rpc, priority, question).await?;
-    checked(Answer::new(recv, StreamType::Rpc, patience).single().await?)
+    checked(Answer::new(recv, StreamType::Rpc, patience, None).single().await?)
 }
 
 /// An answer, unless it says why there is none.

@@ -1,12 +1,6 @@
 //! Requests: a two-way stream each, with a deadline and a way to cancel.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ghost_frames::{Code, DecodeError, EncodedFrame, Frame, FrameReader, StreamType};
@@ -17,9 +11,9 @@ use tokio::{
 };
 
 use crate::{
-    class::frame_deadline,
+    class::{Class, frame_deadline},
     session::{
-        Session,
+        Asking, Session,
         stream::{StreamEnd, read_frame},
     },
     tally::{Event, Tally},
@@ -123,11 +117,17 @@ pub struct Answer {
     reader: FrameReader,
     patience: Duration,
     ended: bool,
+    _asking: Option<Asking>,
 }
 
 impl Answer {
-    pub(crate) fn new(recv: RecvStream, stream: StreamType, patience: Duration) -> Self {
-        Self { recv, reader: FrameReader::new(stream), patience, ended: false }
+    pub(crate) fn new(
+        recv: RecvStream,
+        stream: StreamType,
+        patience: Duration,
+        asking: Option<Asking>,
+    ) -> Self {
+        Self { recv, reader: FrameReader::new(stream), patience, ended: false, _asking: asking }
     }
 
     /// The next frame, or `None` at the end. Each may take as long as the request allowed, and a
@@ -185,15 +185,16 @@ impl Drop for Answer {
 /// Counts a request as being served for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Served {
-    count: Arc<AtomicU16>,
     session: Session,
+    class: Class,
     finished: Option<oneshot::Sender<()>>,
 }
 
 impl Served {
-    pub(crate) fn new(count: Arc<AtomicU16>, session: Session) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self { count, session, finished: None }
+    /// Begins to count, and says how many requests of the class there are with this one.
+    pub(crate) fn begin(session: Session, class: Class) -> (Self, u16) {
+        let serving = session.request_began(class);
+        (Self { session, class, finished: None }, serving)
     }
 
     /// The receiver learns when the answer is finished; it fails if the request is refused.
@@ -206,8 +207,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        self.session.request_ended();
+        self.session.request_ended(self.class);
     }
 }
 
@@ -223,6 +223,7 @@ pub struct Responder {
     send: SendStream,
     done: bool,
     tally: Tally,
+    /// None for an answer to 0-RTT data.
     served: Option<Served>,
 }
 
@@ -235,7 +236,16 @@ impl Responder {
     /// [`frame_deadline`] allows; then the stream is reset as too slow.
     pub async fn send(&mut self, frame: &EncodedFrame) -> Result<(), AskerGone> {
         let deadline = Instant::now() + frame_deadline(frame.len());
-        match timeout_at(deadline, self.send.write_chunk(frame.bytes().clone())).await {
+        let Self { send, served, .. } = self;
+        let write = async {
+            match served {
+                Some(Served { session, class, .. }) => {
+                    session.write(*class, send, frame.bytes().clone()).await
+                }
+                None => send.write_chunk(frame.bytes().clone()).await,
+            }
+        };
+        match timeout_at(deadline, write).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => {
                 self.done = true;

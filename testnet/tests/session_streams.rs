@@ -324,8 +324,9 @@ async fn scenario_11_a_peer_that_reads_nothing_costs_at_most_4_mib_and_the_polic
         }
     }
     let tally = world.node(NODE).overlay.tally();
-    // Transactions are refused to their maker, who keeps them; votes and blocks make room.
-    assert!(refused > 39_000, "{refused}");
+    // Transactions are refused to their maker, who keeps them; votes and blocks make room. 400 a second
+    // for the 61 s before the network fails and the 30 s until that is noticed, but for a few.
+    assert!(refused > 36_000, "{refused}");
     assert_eq!(tally.get(Event::QueueRefused(Class::Tx)), refused);
     assert!(tally.get(Event::QueueDropped(Class::Consensus)) > 10_000);
     assert!(tally.get(Event::QueueDropped(Class::Block)) > 1_000);
