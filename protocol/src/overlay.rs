@@ -280,7 +280,7 @@ impl Overlay {
         if peer == self.peer_id() {
             return Err(HelloError::SelfDial.into());
         }
-        if let Some(session) = self.session(&peer) {
+        if let Some(session) = self.session(&peer).filter(|session| !session.is_closing()) {
             return Ok(session);
         }
         let Some(endpoint) = self.endpoint_for(&address) else {
