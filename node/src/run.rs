@@ -2,7 +2,7 @@
 //!
 //! Start: genesis and keys are read, the store is opened and unfinalized blocks are executed again,
 //! the mempool of the last clean stop is loaded, the sockets are bound, the tasks of
-//! [`crate::services`] start, and then peers are dialled.
+//! `services` start, and then peers are dialled.
 //!
 //! Stop: no new connections, sessions drain for up to [`DRAIN`], the chain is flushed, the mempool is
 //! written down.
@@ -12,6 +12,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -33,7 +34,7 @@ use ghost_protocol::{
     address::{AddressError, Host, QuicAddress, of_socket, with_peer},
     handshake::{LocalHello, Role},
     inbox::InboxBuilder,
-    overlay::{Gate, OverlayConfig},
+    overlay::OverlayConfig,
     session::SessionContext,
     transport::quic::Socket,
 };
@@ -41,7 +42,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
     time::Instant,
 };
 
@@ -57,12 +58,17 @@ use crate::{
         chain::{ChainService, HeadNote, ToChain, Underway},
         conduct::Conduct,
         events,
-        peers::{PeerBook, PeerService},
+        peers::{PeerBook, PeerService, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
         transactions::{Submission, TransactionService, accounts_of},
     },
     store::{ChainStore, SledStore, StoreError},
+};
+use ghost_discovery::{
+    clock::Now,
+    overlay::Overlay as Discovery,
+    store::{PeerStore, Saved, SledStore as SledPeerStore},
 };
 
 /// Time sessions have to send what is queued when the node stops.
@@ -103,7 +109,6 @@ pub enum StartError {
 }
 
 /// What a node is made of.
-#[derive(Debug)]
 pub struct NodeParts {
     /// Settings; those about files and sockets are not looked at.
     pub config: Config,
@@ -117,6 +122,8 @@ pub struct NodeParts {
     pub operators: Vec<PeerId>,
     /// Where the chain is kept.
     pub store: Arc<dyn ChainStore>,
+    /// Where what is known about peers is kept; nowhere, if there is none.
+    pub peer_store: Option<Box<dyn PeerStore>>,
     /// Where the mempool is kept over a clean restart.
     pub mempool_file: Option<PathBuf>,
     /// What to listen on.
@@ -125,6 +132,12 @@ pub struct NodeParts {
     pub clock: Clock,
     /// Decides everything that is drawn; `None` draws from the system.
     pub seed: Option<[u8; 32]>,
+}
+
+impl std::fmt::Debug for NodeParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeParts").field("identity", &self.identity).finish_non_exhaustive()
+    }
 }
 
 /// A node that runs.
@@ -188,6 +201,7 @@ pub async fn start(config: Config, home: &Home) -> Result<RunningNode, StartErro
         authority,
         operators,
         store: Arc::new(store),
+        peer_store: open_peer_store(&home.data_dir().join("peers")),
         mempool_file: Some(home.data_dir().join("mempool")),
         sockets,
         clock: Clock::System,
@@ -206,6 +220,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         authority,
         operators,
         store,
+        peer_store,
         mempool_file,
         sockets,
         clock,
@@ -269,6 +284,31 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         role: Role::Node,
         tx_salt: Some(salt),
     };
+    let bound: Vec<SocketAddr> = sockets
+        .iter()
+        .filter_map(|socket| match socket {
+            Socket::Bind(address) => Some(*address),
+            Socket::Custom(socket) => socket.local_addr().ok(),
+        })
+        .collect();
+    let saved = match &peer_store {
+        Some(store) => store.load().unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was known about peers is not read");
+            Saved::default()
+        }),
+        None => Saved::default(),
+    };
+    let now = Now { at: Instant::now().into_std(), unix_ms: clock.unix_ms() };
+    let discovery = Discovery::new(
+        discovery_config(peer_id, &config.network, &bound),
+        saved,
+        draw("ghost 2026 discovery"),
+        now,
+    );
+    let book = PeerBook::new(discovery, clock);
+    let operators = Arc::new(operators);
+    let gate =
+        book.gate(config.network.inbound_max as usize, config.rpc.clients_max as usize, operators.clone());
     let context = SessionContext { inbox, ..SessionContext::default() };
     let tally = context.tally.clone();
     let listening = sockets.len();
@@ -277,7 +317,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             identity: identity.clone(),
             hello,
             context,
-            gate: Gate::default(),
+            gate,
             rng_seed: seed.map(|_| draw("ghost 2026 quic")),
         },
         sockets,
@@ -342,8 +382,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let authority = chain.authority();
     let listen_first =
         (head.height > 0 && !config.network.peers.is_empty()).then(|| Instant::now() + LISTEN_FIRST);
-    let access = Access { operators: Arc::new(operators), strangers: config.rpc.strangers };
-    let book = PeerBook::default();
+    let access = Access { operators, strangers: config.rpc.strangers };
 
     let chain_task = tokio::spawn(
         ChainService {
@@ -365,27 +404,26 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         }
         .run(),
     );
-    let mut tasks = vec![
-        tokio::spawn(
-            TransactionService {
-                pool: pool.clone(),
-                views: views.clone(),
-                salt,
-                seed: draw("ghost 2026 relay"),
-                entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
-                conduct,
-                metrics: metrics.clone(),
-                commands: transaction_commands,
-                pushes: tx_pushes,
-                asked: tx_asked,
-                stats,
-            }
-            .run(),
-        ),
-        tokio::spawn(serve::run(block_asked, views.clone(), underway.clone())),
-        tokio::spawn(serve::run(sync_asked, views.clone(), underway)),
-        tokio::spawn(events::run(events_asked, heads_seen, access.clone())),
-    ];
+    let mut tasks = JoinSet::new();
+    tasks.spawn(
+        TransactionService {
+            pool: pool.clone(),
+            views: views.clone(),
+            salt,
+            seed: draw("ghost 2026 relay"),
+            entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
+            conduct,
+            metrics: metrics.clone(),
+            commands: transaction_commands,
+            pushes: tx_pushes,
+            asked: tx_asked,
+            stats,
+        }
+        .run(),
+    );
+    tasks.spawn(serve::run(block_asked, views.clone(), underway.clone()));
+    tasks.spawn(serve::run(sync_asked, views.clone(), underway));
+    tasks.spawn(events::run(events_asked, heads_seen, access.clone()));
     let submissions = Submission {
         pool: pool.clone(),
         views: views.clone(),
@@ -405,21 +443,22 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         submissions,
         peers: to_peers,
         peer_book: book.clone(),
-        metrics,
+        external: config.network.external_address.as_ref().map(ToString::to_string).unwrap_or_default(),
+        metrics: metrics.clone(),
     };
-    tasks.push(tokio::spawn(rpc::run(rpc, rpc_asked)));
+    tasks.spawn(rpc::run(rpc, rpc_asked));
     let peers = PeerService {
         overlay: overlay.clone(),
-        config: config.network.clone(),
-        clock,
+        book,
+        store: peer_store,
+        metrics,
         events: overlay_events,
         commands: peer_commands,
         asked: discovery_asked,
         chain: to_chain.clone(),
         transactions: to_transactions,
-        book,
     };
-    tasks.push(tokio::spawn(peers.run()));
+    tasks.spawn(peers.run());
 
     let (stop, stop_asked) = watch::channel(false);
     let (stopped, stopped_seen) = watch::channel(false);
@@ -436,7 +475,7 @@ struct Supervisor {
     overlay: Overlay,
     to_chain: mpsc::Sender<ToChain>,
     chain_task: JoinHandle<Result<(), StoreError>>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: JoinSet<()>,
     pool: Arc<Mutex<Pool>>,
     mempool_file: Option<PathBuf>,
 }
@@ -447,6 +486,11 @@ impl Supervisor {
             // A handle that is dropped without a word stops the node too.
             _ = stop.wait_for(|stop| *stop) => None,
             ended = &mut self.chain_task => Some(ended),
+            // None of them ends by itself: a node that has lost one only looks alive.
+            Some(ended) = self.tasks.join_next() => {
+                tracing::error!(?ended, "a task broke down; the node stops");
+                None
+            }
         };
         self.overlay.shut_down(DRAIN).await;
         let ended = match ended {
@@ -457,9 +501,7 @@ impl Supervisor {
                 self.chain_task.await
             }
         };
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.tasks.abort_all();
         match ended {
             Ok(Ok(())) => tracing::info!("chain flushed"),
             Ok(Err(error)) => tracing::error!(%error, "the store failed; the node stops"),
@@ -470,6 +512,22 @@ impl Supervisor {
             if let Err(error) = store_mempool(file, &dump) {
                 tracing::warn!(%error, file = %file.display(), "the mempool could not be written down");
             }
+        }
+    }
+}
+
+/// Opens what is known about peers. A damaged store is set aside with a word; without one the node runs on.
+fn open_peer_store(path: &Path) -> Option<Box<dyn PeerStore>> {
+    match SledPeerStore::open(path) {
+        Ok(opened) => {
+            if let Some(word) = opened.damage {
+                tracing::warn!("{word}");
+            }
+            Some(Box::new(opened.store))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "nothing is remembered about peers");
+            None
         }
     }
 }

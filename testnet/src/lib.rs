@@ -6,7 +6,7 @@
 //! - [`report`]: what happened, counted by reading it from every node.
 //! - [`drill`]: `testnet restart-drill`. [`payloads`]: `testnet payloads`.
 //! - [`sim`]: a network in memory and virtual time, for real sessions and nodes.
-//! - [`bench`]: the overlay beside bare QUIC, in one run.
+//! - [`mod@bench`]: the overlay beside bare QUIC, in one run.
 
 pub mod bench;
 pub mod drill;

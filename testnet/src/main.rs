@@ -4,14 +4,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ghost_node::cli::output::{Failure, Out};
-use ghost_testnet::{drill, payloads, stop::Stop, up};
+use ghost_testnet::{bench, drill, payloads, stop::Stop, up};
 
 const EXAMPLES: &str = "\
 Examples:
-  testnet up                                    four nodes, 50 transfers a second, until Ctrl-C
+  testnet                                       as `testnet up`: four nodes, 50 transfers a second, until Ctrl-C
   testnet up --nodes 16 --tps 500 --for 60s --json
   testnet restart-drill --tries 30              kill -9 a random node, again and again
   testnet payloads --count 1000                 opaque bytes in at one node, out at another
+  testnet bench all                             the overlay beside bare QUIC, in one run
 
 Every node is a process of its own. None outlives this one, however it ends.";
 
@@ -31,6 +32,8 @@ enum Command {
     RestartDrill(drill::DrillArgs),
     /// Send payloads of real-chain sizes through one node and read them back from another
     Payloads(payloads::PayloadsArgs),
+    /// Measure the overlay beside bare QUIC doing the same work, in the same run
+    Bench(bench::BenchArgs),
 }
 
 fn main() -> ExitCode {
@@ -38,20 +41,33 @@ fn main() -> ExitCode {
     if args.get(1).is_some_and(|arg| arg == up::child::HIDDEN) {
         return up::child::main(args.drain(2..));
     }
+    // Without a word it does its main job.
+    if args.len() == 1 {
+        args.push("up".into());
+    }
     // Exits with 2 for wrong usage, and with 0 after help.
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(args);
     let json = match &cli.command {
         Command::Up(args) => args.json,
         Command::RestartDrill(args) => args.json,
         Command::Payloads(args) => args.json,
+        Command::Bench(args) => args.json,
     };
     let out = Out::new(json);
+    if let Command::Bench(args) = &cli.command {
+        // Its ends have runtimes of their own.
+        return match bench::run(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => out.fail(&Failure::new(error.to_string())),
+        };
+    }
     let work = async {
         let stop = Stop::listen()?;
         match cli.command {
             Command::Up(args) => up::run(&args, &out, &stop).await,
             Command::RestartDrill(args) => drill::run(&args, &out, &stop).await,
             Command::Payloads(args) => payloads::run(&args, &out, &stop).await,
+            Command::Bench(_) => Ok(ExitCode::SUCCESS),
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -84,6 +100,8 @@ mod tests {
             "testnet restart-drill --tries 1 --nodes 4 --down 500ms --json",
             "testnet payloads --count 1000 --write f",
             "testnet payloads --from f --json",
+            "testnet bench all --json",
+            "testnet bench handshakes --runs 3",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {
                 panic!("{line}: {error}");
@@ -94,7 +112,6 @@ mod tests {
     #[test]
     fn wrong_usage_exits_with_2() {
         for line in [
-            "testnet",
             "testnet up --nodes 0",
             "testnet up --nodes 65",
             "testnet up --tps 20001",
@@ -102,6 +119,7 @@ mod tests {
             "testnet up --for soon",
             "testnet restart-drill --tries 0",
             "testnet restart-drill --nodes 1",
+            "testnet bench everything",
             "testnet payloads --count 0",
             "testnet payloads --count 5 --from f",
         ] {

@@ -302,7 +302,7 @@ fn connector(world: &mut World<Peer>) -> Connector {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_early_question_is_answered_a_round_trip_sooner() {
+async fn an_early_question_is_answered_before_the_node_knows_who_asks() {
     let mut world = World::of_peers(1, Path::ms(50), 1, &Setup::default()).await.unwrap();
     serve_status(world.node_mut(NODE).requests(StreamType::Rpc));
     let address = world.node(NODE).multiaddr();
@@ -319,9 +319,10 @@ async fn an_early_question_is_answered_a_round_trip_sooner() {
         client.status().await.unwrap();
         client.close().await;
     }
-    let round_trip = Duration::from_millis(100);
-    for early in &took[1..] {
-        assert!(*early <= took[0] - round_trip + Duration::from_millis(3), "{took:?}");
+    // Handshake, then hello and question in one flight: two round trips at most, for answer and client
+    // together.
+    for took in &took {
+        assert!(*took <= Duration::from_millis(203), "{took:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ghost_proto::PeerId;
 use rand::seq::IndexedRandom;
 
-use super::{Anchor, Dial, DialId, Dialler, Effect, Kind, Subject, order::order};
+use super::{Anchor, Dial, DialId, Dialler, Effect, Kind, Subject, backoff::jitter, order::order};
 use crate::{
     address::{Endpoint, Network},
     book::{AddressBook, Candidate, Table},
@@ -14,8 +14,10 @@ use crate::{
     netgroup::NetGroup,
 };
 
-/// After a search that found nobody the next one waits: a search may walk 81,920 slots (about 5 ms).
-const NOBODY_PAUSE: Duration = Duration::from_secs(1);
+/// After a search that found nobody the next one waits: a search may walk 81,920 slots (about 5 ms). The
+/// pause doubles up to a minute, and starts anew when anything changes.
+pub(super) const NOBODY_PAUSE_MIN: Duration = Duration::from_secs(1);
+const NOBODY_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// After so many failures in a row a network is taken for down, and no slot is kept for it.
 const NETWORK_DOWN_FAILURES: u32 = 8;
 /// For so long.
@@ -45,7 +47,12 @@ impl Dialler {
                 (Kind::Feeler, self.choose_feeler(book, ledger, now))
             }
         };
-        self.next_auto = now.at + if found.is_some() { self.config.pace } else { NOBODY_PAUSE };
+        let pause = if found.is_some() { self.config.pace } else { jitter(self.nobody_pause, &mut self.rng) };
+        self.next_auto = now.at + pause;
+        self.nobody_pause = match found {
+            Some(_) => NOBODY_PAUSE_MIN,
+            None => (self.nobody_pause * 2).min(NOBODY_PAUSE_MAX),
+        };
         if let Some(found) = found {
             let others: Vec<Endpoint> = match kind {
                 // A feeler is about one place.
@@ -78,7 +85,7 @@ impl Dialler {
 
     /// What is short, feelers aside.
     fn wanted_kind(&self) -> Option<Kind> {
-        let full = self.config.full_relay + usize::from(self.stale);
+        let full = self.config.full_relay + usize::from(self.stale_since.is_some());
         if self.with_dials(Kind::FullRelay) < full {
             Some(Kind::FullRelay)
         } else if self.with_dials(Kind::BlockOnly) < self.config.block_only {

@@ -23,6 +23,7 @@ mod order;
 mod statics;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,12 +40,13 @@ use crate::{
     book::{AddressBook, Claim},
     clock::Now,
     conduct::Ledger,
-    netgroup::{NetGroup, Source},
+    netgroup::NetGroup,
 };
 
 pub use backoff::BACKOFFS_MAX;
 pub use order::{ADDRESSES_PER_DIAL, Attempt, STAGGER};
 pub use statics::{STATIC_PEERS_MAX, StaticPeer};
+pub use types::{Alarm, Anchor, DialConfig, DialFailure, DialId, DropReason, Effect, Input, Kind, Link};
 
 use backoff::{Backoff, Subject};
 use statics::Statics;
@@ -61,261 +63,6 @@ pub const EXTRA_SETTLES: Duration = Duration::from_secs(30);
 pub const OWN_PLACES_MAX: usize = 64;
 /// Anchors kept.
 pub const ANCHORS_MAX: usize = 4;
-
-/// The dialling policy's numbers.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DialConfig {
-    /// Outbound connections that relay everything. Default 8, 0 to 128. Each costs about 40 KiB and its
-    /// share of traffic. For a full mesh of n nodes set n.
-    pub full_relay: usize,
-    /// Outbound connections for blocks only: they see no transactions, so they do not give away who
-    /// is next to whom. Default 2, 0 to 16.
-    pub block_only: usize,
-    /// Mean time between feelers, exponentially distributed. Default 2 min; 0 turns them off.
-    pub feeler_every: Duration,
-    /// Dials at once, static peers not counted. Default 8, at least 1.
-    pub in_flight_max: usize,
-    /// Least time between two dials from the book. Default 100 ms.
-    pub pace: Duration,
-    /// First and longest pause of a static peer. Default 250 ms and 30 s.
-    pub static_pause: (Duration, Duration),
-    /// First and longest pause of anybody else. Default 2 s and 1 h.
-    pub pause: (Duration, Duration),
-    /// An alarm sounds after so long without any outbound connection. Default 5 min.
-    pub isolated_after: Duration,
-    /// Private network: dial these only, and static peers.
-    pub only: Option<BTreeSet<PeerId>>,
-}
-
-impl Default for DialConfig {
-    fn default() -> Self {
-        Self {
-            full_relay: 8,
-            block_only: 2,
-            feeler_every: Duration::from_secs(120),
-            in_flight_max: 8,
-            pace: Duration::from_millis(100),
-            static_pause: (Duration::from_millis(250), Duration::from_secs(30)),
-            pause: (Duration::from_secs(2), Duration::from_secs(3600)),
-            isolated_after: Duration::from_secs(300),
-            only: None,
-        }
-    }
-}
-
-/// What an outbound connection is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Configured: kept up whatever happens.
-    Static,
-    /// Relays everything.
-    FullRelay,
-    /// Relays blocks only.
-    BlockOnly,
-    /// Only to see whether somebody is there; dropped after hello.
-    Feeler,
-}
-
-impl Kind {
-    /// The name in logs, metrics and `peers list`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Static => "static",
-            Self::FullRelay => "full_relay",
-            Self::BlockOnly => "block_only",
-            Self::Feeler => "feeler",
-        }
-    }
-}
-
-/// Names one dial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DialId(pub u64);
-
-/// A peer to come back to after a restart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Anchor {
-    /// Who.
-    pub peer: PeerId,
-    /// Where it was reached.
-    pub endpoint: Endpoint,
-    /// It was block-only.
-    pub block_only: bool,
-}
-
-/// How a connection came about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Link {
-    /// We dialled.
-    Outbound {
-        /// Which dial.
-        dial: DialId,
-        /// The address that answered.
-        endpoint: Endpoint,
-    },
-    /// It dialled us.
-    Inbound {
-        /// Where from.
-        source: Source,
-    },
-}
-
-/// Why one address of a dial came to nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DialFailure {
-    /// No answer, no route, no such name, no such onion service.
-    #[error("nobody answered: {0}")]
-    Unreachable(String),
-    /// Another key answered.
-    #[error("{found} answered at its address")]
-    IdentityMismatch {
-        /// Whose key, if it is an ed25519 key.
-        found: PeerId,
-    },
-    /// The handshake went through and it is of another chain.
-    #[error("it is of another chain")]
-    WrongGenesis,
-    /// We reached ourselves.
-    #[error("it is this node")]
-    SelfDial,
-    /// The two of us are connected already, by a connection that stays.
-    #[error("it is connected already")]
-    Duplicate,
-    /// It answered and closed with this code, or we closed with it, before the connection was of use.
-    #[error("closed with {}", .0.name())]
-    Closed(Code),
-}
-
-impl DialFailure {
-    /// The failure that a close code stands for.
-    pub fn of_code(code: Code) -> Self {
-        match code {
-            Code::WrongGenesis => Self::WrongGenesis,
-            Code::SelfDial => Self::SelfDial,
-            Code::Duplicate => Self::Duplicate,
-            code => Self::Closed(code),
-        }
-    }
-}
-
-/// What happened.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// A connection is up: hello was exchanged and it stays.
-    Connected {
-        /// Who.
-        peer: PeerId,
-        /// How.
-        link: Link,
-        /// The record in its hello, verified.
-        record: Option<PeerRecord>,
-    },
-    /// The last connection to a peer ended.
-    Disconnected {
-        /// Who.
-        peer: PeerId,
-        /// The code it was closed with, by either side; `None` if the network took it.
-        code: Option<Code>,
-    },
-    /// One address of a dial came to nothing. When all have, the dial is over.
-    AddressFailed {
-        /// Which dial.
-        dial: DialId,
-        /// Which of its addresses.
-        endpoint: Endpoint,
-        /// Why.
-        why: DialFailure,
-    },
-    /// A peer was first to bring a block that is valid.
-    BroughtBlock {
-        /// Who.
-        peer: PeerId,
-    },
-    /// No new tip for longer than the chain's slots explain.
-    TipStale,
-    /// The tip moves again.
-    TipFresh,
-    /// The book has new entries.
-    Learned,
-    /// Keep a connection to this peer.
-    AddStatic(StaticPeer),
-    /// Don't any longer. The connection itself stays until somebody drops it.
-    RemoveStatic(Endpoint),
-    /// These places are our own.
-    OwnPlaces(Vec<Endpoint>),
-}
-
-/// What to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Dial. Report [`Input::Connected`] once, or [`Input::AddressFailed`] for each address.
-    Dial {
-        /// Names the dial in reports.
-        dial: DialId,
-        /// What for.
-        kind: Kind,
-        /// Who is expected. `None`: whoever answers (a static peer configured without its PeerId).
-        peer: Option<PeerId>,
-        /// Where, in order.
-        addresses: Vec<Attempt>,
-    },
-    /// Close the connection.
-    Drop {
-        /// Whose.
-        peer: PeerId,
-        /// Why; [`DropReason::code`] is the close code.
-        why: DropReason,
-    },
-    /// Ask the peer for its head: it has to show that it is not behind, or gone astray.
-    ChallengeTip {
-        /// Whom.
-        peer: PeerId,
-    },
-    /// Tell the operator.
-    Alarm(Alarm),
-}
-
-/// Why we let a connection go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
-pub enum DropReason {
-    /// It was a feeler, and somebody is there.
-    #[error("it was only dialled to see whether it is there")]
-    FeelerDone,
-    /// The tip was stale, and of all outbound peers this one brought no block for longest.
-    #[error("of all outbound peers it brought no block for longest while the tip was stale")]
-    StaleTip,
-    /// More outbound connections than slots.
-    #[error("there are more outbound connections than slots")]
-    NoSlot,
-}
-
-impl DropReason {
-    /// The close code.
-    pub const fn code(self) -> Code {
-        match self {
-            Self::FeelerDone => Code::Done,
-            Self::StaleTip | Self::NoSlot => Code::Dropped,
-        }
-    }
-}
-
-/// Something an operator should know.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Alarm {
-    /// No outbound connection for too long.
-    #[error(
-        "no outbound connection for {for_s} s: {failures} dials failed, {known} addresses are known. \
-         Check the network and the clock, or add a peer with `ghostd peers add`"
-    )]
-    Isolated {
-        /// How long, in seconds.
-        for_s: u64,
-        /// Dials that failed in that time.
-        failures: u32,
-        /// Addresses in the book.
-        known: usize,
-    },
-}
 
 #[derive(Debug, Clone)]
 struct Dial {
@@ -352,7 +99,8 @@ pub struct Dialler {
     next_dial: u64,
     next_auto: Instant,
     next_feeler: Option<Instant>,
-    stale: bool,
+    stale_since: Option<Instant>,
+    nobody_pause: Duration,
     next_extra_check: Option<Instant>,
     network_failures: BTreeMap<Network, (u32, Instant)>,
     alone_since: Option<Instant>,
@@ -381,7 +129,8 @@ impl Dialler {
             next_dial: 0,
             next_auto: now.at,
             next_feeler: None,
-            stale: false,
+            stale_since: None,
+            nobody_pause: fill::NOBODY_PAUSE_MIN,
             next_extra_check: None,
             network_failures: BTreeMap::new(),
             alone_since: Some(now.at),
@@ -419,8 +168,14 @@ impl Dialler {
                 }
             }
             Input::TipStale => self.tip_stale(now, &mut effects),
-            Input::TipFresh => self.stale = false,
-            Input::Learned => self.next_auto = self.next_auto.min(now.at + self.config.pace),
+            Input::TipFresh => self.tip_fresh(&mut effects),
+            Input::ChallengeFailed { peer } => {
+                // A static peer is the operator's choice, behind or not.
+                if self.kind(&peer).is_some_and(|kind| kind != Kind::Static) {
+                    effects.push(Effect::Drop { peer, why: DropReason::StaleTip });
+                }
+            }
+            Input::Learned => self.look_again(now.at),
             Input::AddStatic(one) => self.statics.add(one, now.at),
             Input::RemoveStatic(endpoint) => self.statics.remove(&endpoint),
             Input::OwnPlaces(places) => {
@@ -437,7 +192,8 @@ impl Dialler {
     pub fn next_deadline(&self) -> Option<Instant> {
         let given_up = self.dials.values().map(|dial| dial.started + DIAL_GIVEN_UP).min();
         let auto = self.wants_auto().then_some(self.next_auto);
-        let feeler = self.next_feeler.filter(|_| self.wants_feeler());
+        // A feeler that is due waits for its turn like every dial from the book.
+        let feeler = self.next_feeler.filter(|_| self.wants_feeler()).map(|at| at.max(self.next_auto));
         let alarm =
             self.alone_since.filter(|_| !self.alarmed).map(|since| since + self.config.isolated_after);
         [given_up, auto, feeler, alarm, self.next_extra_check, self.statics.next_deadline()]
@@ -560,7 +316,7 @@ impl Dialler {
         if kind == Some(Kind::Feeler) {
             effects.push(Effect::Drop { peer, why: DropReason::FeelerDone });
         }
-        let full = self.config.full_relay + usize::from(self.stale);
+        let full = self.config.full_relay + usize::from(self.stale_since.is_some());
         if kind == Some(Kind::FullRelay) && self.outbound(Kind::FullRelay) >= full {
             effects.push(Effect::Drop { peer, why: DropReason::NoSlot });
         }
@@ -598,15 +354,19 @@ impl Dialler {
 
     fn disconnected(&mut self, peer: &PeerId, code: Option<Code>, book: &mut AddressBook, now: Now) {
         let Some(conn) = self.conns.remove(peer) else { return };
+        self.nobody_pause = fill::NOBODY_PAUSE_MIN;
         let lived = now.at.saturating_duration_since(conn.since);
         if let Some(endpoint) = &conn.endpoint {
             book.still_there(peer, endpoint, now.unix_ms);
         }
-        self.statics.down(peer, lived, &mut self.rng, now.at);
+        self.statics.down(peer, lived, code, &mut self.rng, now.at);
         if conn.kind.is_some() && !self.has_outbound() && self.alone_since.is_none() {
             self.alone_since = Some(now.at);
         }
-        if conn.kind == Some(Kind::Feeler) {
+        // Whoever only dialled us and is not in the book will not be dialled: no pause is needed, and
+        // those who come and go leave nothing behind.
+        let ours = conn.kind.is_some_and(|kind| kind != Kind::Feeler);
+        if !ours && (conn.kind.is_some() || book.places(peer).is_empty()) {
             return;
         }
         match code.map_or(Consequence::BackOff, Code::consequence) {
@@ -653,7 +413,7 @@ impl Dialler {
                 let failures = self.network_failures.entry(network).or_insert((0, now.at));
                 *failures = (failures.0.saturating_add(1), now.at);
             }
-            DialFailure::IdentityMismatch { .. } => {
+            DialFailure::IdentityMismatch => {
                 // Held against the place: the peer may well be elsewhere.
                 if let Some(peer) = &peer {
                     book.identity_mismatch(peer, endpoint, now.unix_ms);
@@ -682,7 +442,7 @@ impl Dialler {
             if *why != DialFailure::Duplicate {
                 self.failures_alone = self.failures_alone.saturating_add(1);
             }
-            if matches!(why, DialFailure::IdentityMismatch { .. } | DialFailure::WrongGenesis) {
+            if matches!(why, DialFailure::IdentityMismatch | DialFailure::WrongGenesis) {
                 self.anchors.retain(|anchor| Some(anchor.peer) != peer);
             }
             if kind == Kind::Static {
@@ -709,22 +469,39 @@ impl Dialler {
     }
 
     fn tip_stale(&mut self, now: Now, effects: &mut Vec<Effect>) {
-        if self.stale {
+        if self.stale_since.is_some() {
             return;
         }
-        self.stale = true;
+        self.stale_since = Some(now.at);
         self.next_extra_check = Some(now.at + EXTRA_SETTLES);
-        self.next_auto = self.next_auto.min(now.at);
-        let outbound =
-            self.conns.iter().filter(|(_, conn)| conn.kind.is_some_and(|kind| kind != Kind::Feeler));
-        effects.extend(outbound.map(|(peer, _)| Effect::ChallengeTip { peer: *peer }));
+        self.look_again(now.at);
+        self.challenge(|_| true, effects);
+    }
+
+    fn tip_fresh(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(since) = self.stale_since.take() {
+            self.challenge(|conn| conn.last_block.is_none_or(|at| at < since), effects);
+        }
+    }
+
+    fn challenge(&self, which: impl Fn(&Conn) -> bool, effects: &mut Vec<Effect>) {
+        let outbound = |conn: &Conn| conn.kind.is_some_and(|kind| kind != Kind::Feeler);
+        let challenged = self.conns.iter().filter(|(_, conn)| outbound(conn) && which(conn));
+        effects.extend(challenged.map(|(peer, _)| Effect::ChallengeTip { peer: *peer }));
+    }
+
+    /// Something changed: a search may find somebody now.
+    fn look_again(&mut self, now: Instant) {
+        self.nobody_pause = fill::NOBODY_PAUSE_MIN;
+        self.next_auto = self.next_auto.min(now + self.config.pace);
     }
 
     /// With one connection more than slots, the one that brought no block for longest goes: first of all
-    /// those that brought none, and of these the youngest.
+    /// those that brought none, and of these the youngest. So the extra slot rotates through the book
+    /// until somebody brings a block, and old peers stay if it is the whole chain that stands still.
     fn check_extra(&mut self, now: Now, effects: &mut Vec<Effect>) {
         let over = self.outbound(Kind::FullRelay) > self.config.full_relay;
-        self.next_extra_check = (over || self.stale).then_some(now.at + EXTRA_SETTLES);
+        self.next_extra_check = (over || self.stale_since.is_some()).then_some(now.at + EXTRA_SETTLES);
         if !over {
             return;
         }
@@ -738,7 +515,7 @@ impl Dialler {
             && settled(conn)
         {
             let peer = *peer;
-            effects.push(Effect::Drop { peer, why: DropReason::StaleTip });
+            effects.push(Effect::Drop { peer, why: DropReason::ExtraDone });
         }
     }
 

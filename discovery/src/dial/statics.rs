@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ghost_frames::Code;
 use ghost_proto::PeerId;
 use rand_chacha::ChaCha12Rng;
 
@@ -105,12 +106,24 @@ impl Statics {
         }
     }
 
-    pub(super) fn down(&mut self, peer: &PeerId, lived: Duration, rng: &mut ChaCha12Rng, now: Instant) {
+    pub(super) fn down(
+        &mut self,
+        peer: &PeerId,
+        lived: Duration,
+        code: Option<Code>,
+        rng: &mut ChaCha12Rng,
+        now: Instant,
+    ) {
         let (min, max) = self.pause;
         for state in self.peers.values_mut().filter(|state| state.up == Some(*peer)) {
             state.up = None;
-            // A connection that ends at once is a failure; one that lived is a new beginning.
-            state.pause = if lived >= Duration::from_secs(10) { min } else { (state.pause * 2).min(max) };
+            // A connection that ends at once is a failure; one that lived is a new beginning, unless the
+            // peer has no room: many who come back at once would only push each other out.
+            state.pause = match code {
+                Some(Code::Full) => max,
+                _ if lived >= Duration::from_secs(10) => min,
+                _ => (state.pause * 2).min(max),
+            };
             state.next = now + jitter(state.pause, rng).min(max);
         }
     }

@@ -5,6 +5,7 @@ use std::{
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tracing::warn;
@@ -15,6 +16,9 @@ use super::{Batch, PeerStore, Saved, StoreError, format, mark};
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// Damaged stores that may lie beside the good one.
 const SET_ASIDE_MAX: u32 = 1000;
+/// Tries to open a store that is in use, and the pause between them: half a second in all.
+const IN_USE_TRIES: u32 = 20;
+const IN_USE_PAUSE: Duration = Duration::from_millis(25);
 const GENERATION_KEY: &[u8] = b"mg";
 const COUNT_KEY: &[u8] = b"mc";
 /// What the mark holds besides the generation.
@@ -55,12 +59,22 @@ impl SledStore {
     /// is renamed to `path.damaged-N` and mended as far as possible: what can still be read, over the copy
     /// from the last good start, with secret, sequence and anchors from the last batch.
     ///
-    /// Blocks: about 20 ms for each 10,000 entries.
+    /// Blocks: about 20 ms for each 10,000 entries, and up to half a second for another process to let go.
     ///
     /// # Errors
     /// [`StoreError`] if another process holds it or the folder can't be used. Damage is no error.
     pub fn open(path: &Path) -> Result<Opened, StoreError> {
-        match Self::try_open(path) {
+        let mut opened = Self::try_open(path);
+        // A store that was just closed may be held a moment longer by sled's own threads, or by a
+        // ghostd that is about to end.
+        for _ in 0..IN_USE_TRIES {
+            if !matches!(opened, Err(Trouble::Fatal(StoreError::InUse { .. }))) {
+                break;
+            }
+            std::thread::sleep(IN_USE_PAUSE);
+            opened = Self::try_open(path);
+        }
+        match opened {
             Ok((store, pairs)) => {
                 store.write_copy(&pairs)?;
                 Ok(Opened { saved: decode_all(&pairs).0, store, damage: None })
@@ -68,6 +82,12 @@ impl SledStore {
             Err(Trouble::Fatal(error)) => Err(error),
             Err(Trouble::Damaged { reason, salvaged }) => Self::mend(path, &reason, salvaged),
         }
+    }
+
+    /// The database, for tests that damage it.
+    #[cfg(test)]
+    pub(super) fn raw(&self) -> &sled::Db {
+        &self.db
     }
 
     fn try_open(path: &Path) -> Result<(Self, Stored), Trouble> {

@@ -194,7 +194,8 @@ fn a_damaged_value_costs_only_itself() {
     fill(&path, &saved);
     let key = format::encode(&Write::Entry(Change::Put(saved.rows[7].clone()))).0;
     {
-        let db = sled::open(&path).unwrap();
+        let store = SledStore::open(&path).unwrap().store;
+        let db = store.raw();
         let mut value = db.get(&key).unwrap().unwrap().to_vec();
         value[20] ^= 0x40;
         db.insert(&key, value).unwrap();
@@ -221,7 +222,8 @@ fn a_pair_that_vanished_is_noticed_and_comes_back_from_the_copy() {
     drop(SledStore::open(&path).unwrap());
     let key = format::encode(&Write::Entry(Change::Put(saved.rows[7].clone()))).0;
     {
-        let db = sled::open(&path).unwrap();
+        let store = SledStore::open(&path).unwrap().store;
+        let db = store.raw();
         db.remove(&key).unwrap();
         db.flush().unwrap();
     }
@@ -236,7 +238,8 @@ fn another_version_is_set_aside_whole() {
     let path = home.path().join("peers");
     fill(&path, &sample(10).1);
     {
-        let db = sled::open(&path).unwrap();
+        let store = SledStore::open(&path).unwrap().store;
+        let db = store.raw();
         db.remove(b"mv").unwrap();
         db.flush().unwrap();
     }

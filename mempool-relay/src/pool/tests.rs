@@ -297,8 +297,7 @@ fn scenario_24_a_gap_in_each_of_many_accounts_yields_to_a_better_price() {
     check(&pool);
 }
 
-/// One account, 100,000 gaps: the same ones are refused without a signature being made, so only the
-/// first few thousand are tried here; the bound is reached long before.
+/// One account: what is beyond its share is refused, however much comes.
 #[test]
 fn scenario_24_one_sender_parks_no_more_than_its_share() {
     let config = PoolConfig { sender_count_max: 64, ..PoolConfig::default() };

@@ -163,7 +163,7 @@ pub enum Offence {
     Misannounced,
     /// A body in an answer that was not asked for.
     Unrequested,
-    /// A push above [`PUSH_BYTES_MAX`].
+    /// A push above [`super::PUSH_BYTES_MAX`].
     PushTooLarge,
     /// A transaction that is never valid on this chain.
     InvalidTransaction,

@@ -88,7 +88,7 @@ fn chains_of_nonces_arrive_whole() {
     assert!(report.copies <= 1.5, "{report}");
 }
 
-/// A testnet on one machine: nothing waits for a batch that nobody shares.
+/// A testnet on one machine: what waits for others waits for milliseconds.
 #[test]
 fn short_links_deliver_in_milliseconds() {
     let plan = Plan {
@@ -102,8 +102,9 @@ fn short_links_deliver_in_milliseconds() {
     };
     let report = run("loopback", plan);
     assert_eq!(report.undelivered, 0);
-    // Two hops of validation and three of the wire.
-    assert!(report.p99_ms <= 3.0, "{report}");
+    // Two hops of validation, three of the wire, and what sharing datagrams costs at this rate. Without
+    // any gap it is 2 ms, at ten times the datagrams.
+    assert!(report.p99_ms <= 6.0, "{report}");
     assert!(report.copies <= 1.4, "{report}");
 }
 

@@ -28,10 +28,15 @@ const GAS_FLOOR_PER_ZERO_BYTE: u64 = 10;
 /// Gas a transaction takes by its kind and size alone: at most 21,000 + 40 × 131,072 = 5,263,880.
 pub fn intrinsic_gas(tx: &Transaction) -> u64 {
     match &tx.action {
-        Action::Transfer { payload, .. } => by_bytes(&[payload], GAS_PER_ZERO_BYTE, GAS_PER_NONZERO_BYTE),
+        Action::Transfer { payload, .. } => gas_of_payload(payload),
         Action::Call { input, .. } => contract_gas(&[input], false),
         Action::Deploy { code, input, .. } => contract_gas(&[code, input], true),
     }
+}
+
+/// The same for a transfer with this payload that is not made yet.
+pub fn gas_of_payload(payload: &[u8]) -> u64 {
+    by_bytes(&[payload], GAS_PER_ZERO_BYTE, GAS_PER_NONZERO_BYTE)
 }
 
 fn by_bytes(parts: &[&[u8]], zero: u64, nonzero: u64) -> u64 {

@@ -126,6 +126,7 @@ struct Running {
     unflushed: u32,
     /// Sent again to whoever connects: votes cast alone would reach nobody.
     last_vote: Option<Vote>,
+    tip_is_stale: bool,
 }
 
 impl ChainService {
@@ -143,6 +144,7 @@ impl ChainService {
             sessions: BTreeMap::new(),
             unflushed: 0,
             last_vote: None,
+            tip_is_stale: false,
         }
         .run()
         .await
@@ -308,18 +310,18 @@ impl Running {
     async fn report(&mut self, report: Report<RequestId>) -> Result<(), StoreError> {
         let input = match report {
             Report::Block(request, block) => Input::Fetched { request, block },
-            Report::Frame(request, Frame::Headers(headers)) => {
-                Input::Headers { request, headers: headers.headers }
-            }
-            Report::Frame(request, Frame::Certificate(Certificate(certificate))) => {
-                let verdict = match self.certificate(&certificate).await? {
-                    CertificateOutcome::Invalid(_) => CertificateVerdict::Invalid,
-                    _ => CertificateVerdict::Good,
-                };
-                Input::Certificate { request, verdict }
-            }
-            // Anything else was not asked for; the end of the request says that nothing came.
-            Report::Frame(..) => return Ok(()),
+            Report::Frame(request, frame) => match *frame {
+                Frame::Headers(headers) => Input::Headers { request, headers: headers.headers },
+                Frame::Certificate(Certificate(certificate)) => {
+                    let verdict = match self.certificate(&certificate).await? {
+                        CertificateOutcome::Invalid(_) => CertificateVerdict::Invalid,
+                        _ => CertificateVerdict::Good,
+                    };
+                    Input::Certificate { request, verdict }
+                }
+                // Anything else was not asked for; the end of the request says that nothing came.
+                _ => return Ok(()),
+            },
             Report::Ended(request, end) => Input::Ended { request, end },
         };
         self.input(input).await
@@ -396,7 +398,8 @@ impl Running {
                     peers = outbound.len(),
                     "the head has not moved for long"
                 );
-                self.service.conduct.tip_stale(age, outbound);
+                self.tip_is_stale = true;
+                self.service.conduct.tip(true);
             }
         }
         Ok(None)
@@ -504,7 +507,7 @@ impl Running {
 
     async fn vote(&mut self) -> Result<(), StoreError> {
         let now = self.service.clock.unix_ms();
-        if !self.service.chain.vote_due().is_some_and(|due| due <= now) {
+        if self.service.chain.vote_due().is_none_or(|due| due > now) {
             return Ok(());
         }
         if let Some(own) = self.service.chain.vote(now)? {
@@ -605,6 +608,10 @@ impl Running {
         let view = self.view();
         let metrics = &self.service.metrics;
         metrics.head_height.set(change.new.height as i64);
+        metrics.transactions_included.inc_by(change.included.len() as u64);
+        if std::mem::take(&mut self.tip_is_stale) {
+            self.service.conduct.tip(false);
+        }
         if !change.reverted.is_empty() {
             metrics.reorganised(change.reverted.len() as u64);
             tracing::info!(depth = change.reverted.len(), height = change.new.height, "reorganised");

@@ -1,7 +1,6 @@
 //! Telling the keeper of peers what a peer did.
 
-use std::time::Duration;
-
+use ghost_discovery::conduct;
 use ghost_mempool_relay::{sync, tx_relay};
 use ghost_proto::PeerId;
 use tokio::sync::mpsc;
@@ -21,6 +20,27 @@ pub(crate) enum Offence {
     InvalidCertificate,
 }
 
+impl Offence {
+    /// How it is weighed.
+    pub(crate) fn kind(self) -> conduct::Offence {
+        use sync::Offence as Block;
+        use tx_relay::Offence as Tx;
+        match self {
+            Self::Block(
+                Block::InvalidHeader | Block::InvalidChain | Block::MutatedBody | Block::InvalidCertificate,
+            )
+            | Self::Transaction(Tx::InvalidTransaction)
+            | Self::InvalidVote
+            | Self::InvalidCertificate => conduct::Offence::InvalidData,
+            Self::Block(Block::Unrequested) | Self::Transaction(Tx::Unrequested | Tx::PushTooLarge) => {
+                conduct::Offence::ProtocolViolation
+            }
+            Self::Block(Block::BodiesWithheld) => conduct::Offence::NotDelivered,
+            Self::Transaction(Tx::Misannounced) => conduct::Offence::FalseAnnouncement,
+        }
+    }
+}
+
 /// A handle for services. Reports are dropped rather than waited for when the keeper is behind: a peer
 /// that does so much wrong that it fills the channel will be heard of again.
 #[derive(Debug, Clone)]
@@ -32,8 +52,8 @@ impl Conduct {
         let _ = self.0.try_send(ToPeers::Offence { peer, what });
     }
 
-    /// The head has not moved for long.
-    pub(crate) fn tip_stale(&self, age: Duration, outbound: Vec<PeerId>) {
-        let _ = self.0.try_send(ToPeers::TipStale { age, outbound });
+    /// The head has not moved for long, or moves again.
+    pub(crate) fn tip(&self, stale: bool) {
+        let _ = self.0.try_send(if stale { ToPeers::TipStale } else { ToPeers::TipFresh });
     }
 }

@@ -21,7 +21,7 @@ pub(crate) enum Report<Id> {
     /// A block, its body held against its header where the request runs.
     Block(Id, Received),
     /// Any other frame.
-    Frame(Id, Frame),
+    Frame(Id, Box<Frame>),
     /// The end.
     Ended(Id, RequestEnd),
 }
@@ -89,7 +89,7 @@ async fn run<Id: Copy>(
     loop {
         let report = match answer.next().await {
             Ok(Some(Frame::WholeBlock(block))) => Report::Block(id, Received::read(block)),
-            Ok(Some(frame)) => Report::Frame(id, frame),
+            Ok(Some(frame)) => Report::Frame(id, Box::new(frame)),
             Ok(None) => return RequestEnd::Done,
             Err(error) => return end_of(&error),
         };

@@ -66,6 +66,7 @@ pub(crate) struct Rpc {
     pub(crate) submissions: Submission,
     pub(crate) peers: mpsc::Sender<ToPeers>,
     pub(crate) peer_book: PeerBook,
+    pub(crate) external: String,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -231,7 +232,7 @@ impl Rpc {
                     message::Count { name: format!("{kind}/{reason}"), count }
                 })
                 .collect(),
-            external_address: self.peer_book.external_address(),
+            external_address: self.external.clone(),
         }
     }
 

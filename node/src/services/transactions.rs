@@ -44,9 +44,9 @@ use super::{
 };
 use crate::{chain::HeadView, metrics::Metrics};
 
-/// Links that transactions are announced and pushed on: 8 outbound and as many inbound. More would
-/// cost bytes and gain nothing (1,000 simulated nodes).
-const ACTIVE_LINKS_MAX: usize = 16;
+/// Links that transactions are announced and pushed on. Sixteen would do for reach, but a node that
+/// is inactive to all its peers would hear nothing; 32 leave nobody out in networks of that size.
+const ACTIVE_LINKS_MAX: usize = 32;
 
 /// How often round-trip times and figures are brought up to date.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -347,10 +347,12 @@ impl Running {
 
     fn report(&mut self, report: Report<Key>) {
         match report {
-            Report::Frame((peer, request), Frame::Transactions(transactions)) => {
-                self.received(peer, Via::Pull(request), transactions);
+            Report::Frame((peer, request), frame) => {
+                if let Frame::Transactions(transactions) = *frame {
+                    self.received(peer, Via::Pull(request), transactions);
+                }
             }
-            Report::Frame(..) | Report::Block(..) => {}
+            Report::Block(..) => {}
             Report::Ended((peer, request), RequestEnd::Done) => {
                 self.input(Input::AnswerEnded { peer, request })
             }

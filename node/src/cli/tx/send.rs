@@ -17,6 +17,7 @@ use crate::{
         output::{Failure, Out},
         parse_duration,
     },
+    engine::gas_of_payload,
     home::Home,
 };
 
@@ -130,12 +131,6 @@ impl Sender {
         self.nonce += 1;
         Ok(tx)
     }
-}
-
-/// Gas of a transfer with this payload: 21,000, and 16 for each byte, 4 for those that are zero.
-pub fn gas_of_payload(payload: &[u8]) -> u64 {
-    let zeros = payload.iter().filter(|byte| **byte == 0).count() as u64;
-    21_000 + 16 * (payload.len() as u64 - zeros) + 4 * zeros
 }
 
 /// A transaction signed for the chain of another home would be refused, or be valid where it was not meant.

@@ -15,6 +15,8 @@
 //! 7. Effects as they come; [`Effect::Persist`] is answered with [`Input::Persisted`].
 //! 8. At the end [`Overlay::flush`], until it gives nothing.
 
+mod types;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
@@ -23,269 +25,30 @@ use std::{
 use bytes::Bytes;
 use ghost_frames::Code;
 use ghost_proto::{
-    KeyPair, Multiaddr, PeerId, PeerRecord, limits::PEERS_PER_ANSWER_MAX, record::RecordError,
+    KeyPair, Multiaddr, PeerId, PeerRecord,
+    limits::PEERS_PER_ANSWER_MAX,
+    record::{RecordError, key_of},
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
-use serde::Serialize;
 
 use crate::{
     address::{Endpoint, Host},
-    book::{AddressBook, Row},
+    book::{AddressBook, Claim, Row},
     clock::Now,
-    conduct::{Ban, Ledger, Note, Offence, Story, Verdict},
-    dial::{self, Alarm, Anchor, Attempt, DialConfig, DialFailure, DialId, Dialler, Kind, Link, StaticPeer},
-    exchange::{Answer, Answers, AnswersConfig, Asking, AskingConfig},
-    inbound::{Arrival, Inbound, InboundConfig, Incoming, Refusal, Standing},
-    netgroup::{AddressPolicy, Source},
+    conduct::{Ledger, Note, Offence, Verdict},
+    dial::{self, Anchor, DialFailure, Dialler, Kind, Link},
+    exchange::{Answer, Answers, Asking},
+    inbound::{Arrival, Inbound, Incoming, Refusal, Standing},
+    netgroup::{NetGroup, Source},
     record::{self, Admission, Admitted, OwnRecord, Refused},
     store::{BATCH_MAX, Batch, Saved, Write},
 };
 
+pub use types::{Effect, ExplainedAddress, Explanation, Input, OverlayConfig};
+
 /// Changes wait so long before they are persisted: the greater part of the store's loss window.
 pub const PERSIST_EVERY: Duration = Duration::from_secs(1);
-
-/// Everything that is configured.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OverlayConfig {
-    /// Our own PeerId.
-    pub own: PeerId,
-    /// Which addresses are of use.
-    pub policy: AddressPolicy,
-    /// Outbound.
-    pub dial: DialConfig,
-    /// Inbound.
-    pub inbound: InboundConfig,
-    /// Answering.
-    pub answers: AnswersConfig,
-    /// Asking.
-    pub asking: AskingConfig,
-    /// Peers to stay connected to.
-    pub static_peers: Vec<StaticPeer>,
-}
-
-impl OverlayConfig {
-    /// The defaults, for a public network.
-    pub fn new(own: PeerId) -> Self {
-        Self {
-            own,
-            policy: AddressPolicy::default(),
-            dial: DialConfig::default(),
-            inbound: InboundConfig::default(),
-            answers: AnswersConfig::default(),
-            asking: AskingConfig::default(),
-            static_peers: Vec::new(),
-        }
-    }
-
-    /// For `nodes` nodes on one machine or in one private network: private addresses are of use, everybody
-    /// is asked, and a full mesh of up to 32 comes about within seconds.
-    pub fn private(own: PeerId, nodes: usize) -> Self {
-        let mut config = Self::new(own);
-        config.policy = AddressPolicy::private();
-        config.dial.full_relay = nodes.clamp(8, 32);
-        config.dial.block_only = 0;
-        config.dial.pace = Duration::from_millis(20);
-        config.dial.pause.0 = Duration::from_millis(500);
-        config.answers =
-            AnswersConfig { grow_every: Duration::ZERO, recent_per_answer: PEERS_PER_ANSWER_MAX };
-        config.asking = AskingConfig {
-            again_min: Duration::from_secs(1),
-            again_max: Duration::from_secs(30),
-            ask_inbound: true,
-            ..AskingConfig::default()
-        };
-        config
-    }
-}
-
-/// What happened.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// Hello was exchanged on a connection that stays.
-    Connected {
-        /// Who.
-        peer: PeerId,
-        /// How.
-        link: Link,
-        /// The record in its hello as received; empty if it doesn't listen.
-        record: Bytes,
-        /// False for programs that only ask (role client): they are neither asked nor passed on.
-        is_node: bool,
-    },
-    /// The last connection to a peer ended, or one that [`Overlay::arrived`] let in never got to hello.
-    Disconnected {
-        /// Who.
-        peer: PeerId,
-        /// The close code, from either side; `None` if the network took it.
-        code: Option<Code>,
-        /// For its story: who closed, and why.
-        detail: String,
-    },
-    /// One address of a dial came to nothing.
-    AddressFailed {
-        /// Which dial.
-        dial: DialId,
-        /// Who was expected.
-        peer: Option<PeerId>,
-        /// Which address.
-        endpoint: Endpoint,
-        /// Why.
-        why: DialFailure,
-    },
-    /// The answer to [`Effect::AskForPeers`]; `None` if it failed.
-    Peers {
-        /// From whom.
-        peer: PeerId,
-        /// Records as received.
-        records: Option<Vec<Bytes>>,
-    },
-    /// A round trip was measured.
-    Ping {
-        /// With whom.
-        peer: PeerId,
-        /// How long.
-        round_trip: Duration,
-    },
-    /// It was first to bring a transaction that is valid and pays.
-    BroughtTx {
-        /// Who.
-        peer: PeerId,
-    },
-    /// It was first to bring a block that is valid.
-    BroughtBlock {
-        /// Who.
-        peer: PeerId,
-    },
-    /// It did something wrong.
-    Offence {
-        /// Who.
-        peer: PeerId,
-        /// What.
-        offence: Offence,
-        /// Evidence, for its story: ids, lengths, codes.
-        evidence: String,
-        /// Our own queues or link were the likelier reason for anything slow.
-        congested: bool,
-    },
-    /// Something worth telling that is nobody's fault.
-    Note {
-        /// About whom.
-        peer: PeerId,
-        /// What.
-        note: Note,
-        /// Details.
-        detail: String,
-    },
-    /// No new tip for longer than the chain's slots explain.
-    TipStale,
-    /// The tip moves again.
-    TipFresh,
-    /// These places are our own: where we listen.
-    OwnPlaces(Vec<Endpoint>),
-    /// The operator wants a connection to be kept.
-    AddStatic(StaticPeer),
-    /// The operator doesn't any longer.
-    RemoveStatic(Endpoint),
-    /// The operator drops a peer: it may come back, and is not dialled for a while.
-    OperatorDrop(PeerId),
-    /// The operator bans a peer, for good if there is no end.
-    OperatorBan {
-        /// Whom.
-        peer: PeerId,
-        /// Until when, Unix ms.
-        until_unix_ms: Option<u64>,
-        /// Why, for its story.
-        reason: String,
-    },
-    /// The operator lifts a ban.
-    OperatorUnban(PeerId),
-    /// The batch of the last [`Effect::Persist`] is on disk, or comes back because it isn't.
-    Persisted(Result<(), Batch>),
-}
-
-/// What to do.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Effect {
-    /// Dial; see [`dial::Effect::Dial`].
-    Dial {
-        /// Names the dial.
-        dial: DialId,
-        /// What for.
-        kind: Kind,
-        /// Who is expected.
-        peer: Option<PeerId>,
-        /// Where.
-        addresses: Vec<Attempt>,
-    },
-    /// Close the connection to a peer, if there is one.
-    Drop {
-        /// Whose.
-        peer: PeerId,
-        /// With this code.
-        code: Code,
-        /// Why, for the log.
-        why: String,
-    },
-    /// Send a `PeersRequest`; answer with [`Input::Peers`].
-    AskForPeers {
-        /// Whom.
-        peer: PeerId,
-        /// Most records wanted.
-        limit: u16,
-    },
-    /// Ask the peer for its head.
-    ChallengeTip {
-        /// Whom.
-        peer: PeerId,
-    },
-    /// Tell the operator.
-    Alarm(Alarm),
-    /// Apply to the store, outside the loop; answer with [`Input::Persisted`].
-    Persist(Batch),
-}
-
-/// Everything about one peer, for `peers explain`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Explanation {
-    /// PeerId.
-    pub peer: String,
-    /// What our connection to it is for, "inbound", or `None` if there is none.
-    pub connection: Option<&'static str>,
-    /// It is configured as static.
-    pub is_static: bool,
-    /// Conduct score now; a ban comes at 100.
-    pub score: f64,
-    /// The ban in force.
-    pub ban: Option<Ban>,
-    /// Where it may be.
-    pub addresses: Vec<ExplainedAddress>,
-    /// What happened, oldest first.
-    pub story: Option<Story>,
-}
-
-/// One address in an [`Explanation`]. Times are Unix seconds, 0 = never.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ExplainedAddress {
-    /// Multiaddr.
-    pub address: String,
-    /// "tried" or "new".
-    pub table: &'static str,
-    /// Who told us first.
-    pub source: String,
-    /// Its netgroup.
-    pub netgroup: String,
-    /// Last said or seen to be there.
-    pub last_seen_s: u32,
-    /// Last dialled.
-    pub last_try_s: u32,
-    /// Last reached.
-    pub last_success_s: u32,
-    /// Failures since.
-    pub attempts: u16,
-    /// It is not dialled for so many more seconds.
-    pub paused_s: u64,
-}
 
 /// See the [module documentation](self).
 #[derive(Debug)]
@@ -467,6 +230,7 @@ impl Overlay {
             }
             Input::TipStale => Some(dial::Input::TipStale),
             Input::TipFresh => Some(dial::Input::TipFresh),
+            Input::ChallengeFailed { peer } => Some(dial::Input::ChallengeFailed { peer }),
             Input::OwnPlaces(places) => Some(dial::Input::OwnPlaces(places)),
             Input::AddStatic(one) => {
                 if let Some(peer) = &one.peer {
@@ -593,6 +357,21 @@ impl Overlay {
         let added = self.book.import(saved.rows);
         self.schedule_persist(now);
         added
+    }
+
+    /// A configured seed: it goes into the book, is dialled and asked like anybody else there, and is let
+    /// go like anybody else. Unlike a static peer it is not worn out by everyone who knows it.
+    pub fn add_seed(&mut self, peer: &PeerId, endpoint: Endpoint, now: Now) {
+        let Some(key) = key_of(peer) else { return };
+        let claim = Claim {
+            peer: key,
+            endpoint,
+            seen_unix_s: now.unix_ms / 1000,
+            source: NetGroup::OPERATOR,
+            first_hand: true,
+        };
+        self.book.add(&claim, &mut self.rng, now.unix_ms);
+        self.schedule_persist(now);
     }
 
     /// The address book.
@@ -775,7 +554,7 @@ impl Overlay {
     fn note_failure(&mut self, peer: &PeerId, endpoint: &Endpoint, why: &DialFailure, now: Now) {
         let note = match why {
             DialFailure::Duplicate => return,
-            DialFailure::IdentityMismatch { .. } => Note::IdentityMismatch,
+            DialFailure::IdentityMismatch => Note::IdentityMismatch,
             DialFailure::WrongGenesis => Note::WrongGenesis,
             DialFailure::Unreachable(_) | DialFailure::SelfDial | DialFailure::Closed(_) => Note::DialFailed,
         };
