@@ -673,9 +673,11 @@ impl Running {
     }
 }
 
+/// Whose balance a transaction may raise, as far as it says.
 fn receiver(tx: &SignedTransaction) -> Address {
     match &tx.body().action {
-        Action::Transfer { to, .. } => *to,
+        Action::Transfer { to, .. } | Action::Call { to, .. } => *to,
+        Action::Deploy { .. } => tx.sender(),
     }
 }
 
