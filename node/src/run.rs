@@ -28,6 +28,7 @@ use ghost_proto::{
     Genesis, KeyPair, Multiaddr, PeerId, PeerRecord,
     layout::{Cursor, put_var_bytes},
     limits::TX_BYTES_MAX,
+    message,
 };
 use ghost_protocol::{
     Identity, Overlay,
@@ -141,7 +142,6 @@ impl std::fmt::Debug for NodeParts {
 }
 
 /// A node that runs.
-#[derive(Debug)]
 pub struct RunningNode {
     /// Where it listens, with its PeerId.
     pub listen: Vec<Multiaddr>,
@@ -151,7 +151,17 @@ pub struct RunningNode {
     stopped: watch::Receiver<bool>,
     views: Arc<arc_swap::ArcSwap<HeadView>>,
     overlay: Overlay,
+    submissions: Submission,
+    heads: watch::Receiver<HeadNote>,
+    book: PeerBook,
+    metrics: Arc<Metrics>,
     _exporter: Option<Exporter>,
+}
+
+impl std::fmt::Debug for RunningNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunningNode").field("peer_id", &self.peer_id).finish_non_exhaustive()
+    }
 }
 
 impl RunningNode {
@@ -174,6 +184,45 @@ impl RunningNode {
     /// Its sessions.
     pub fn overlay(&self) -> &Overlay {
         &self.overlay
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Does what the remote call of that name does.
+    pub async fn submit(&self, transactions: Vec<bytes::Bytes>) -> message::SubmitAnswer {
+        self.submissions.submit(transactions).await
+    }
+
+    /// How many transactions wait for a block.
+    pub fn pending(&self) -> usize {
+        let pool = self.submissions.pool.lock().expect("no code panics while it holds the pool");
+        pool.status(Instant::now().into_std()).count
+    }
+
+    /// Whom it bans now, and why.
+    pub fn bans(&self) -> Vec<(PeerId, String)> {
+        self.book.bans()
+    }
+
+    /// Follows the head.
+    pub fn heads(&self) -> Heads {
+        Heads(self.heads.clone())
+    }
+}
+
+/// The heads of a node, from the one it has now on.
+#[derive(Debug)]
+pub struct Heads(watch::Receiver<HeadNote>);
+
+impl Heads {
+    /// Waits until the head or finality is another; `None` when the node has ended. Who is slow
+    /// skips to the newest.
+    pub async fn next(&mut self) -> Option<Arc<HeadView>> {
+        self.0.changed().await.ok()?;
+        Some(self.0.borrow_and_update().view.clone())
     }
 }
 
@@ -424,7 +473,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     );
     tasks.spawn(serve::run(block_asked, views.clone(), underway.clone()));
     tasks.spawn(serve::run(sync_asked, views.clone(), underway));
-    tasks.spawn(events::run(events_asked, heads_seen, access.clone()));
+    tasks.spawn(events::run(events_asked, heads_seen.clone(), access.clone()));
     let submissions = Submission {
         pool: pool.clone(),
         views: views.clone(),
@@ -441,7 +490,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         listen: Arc::new(listen.iter().map(ToString::to_string).collect()),
         access,
         progress: progress_seen,
-        submissions,
+        submissions: submissions.clone(),
         peers: to_peers,
         peer_book: book.clone(),
         external: config.network.external_address.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -450,9 +499,9 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     tasks.spawn(rpc::run(rpc, rpc_asked));
     let peers = PeerService {
         overlay: overlay.clone(),
-        book,
+        book: book.clone(),
         store: peer_store,
-        metrics,
+        metrics: metrics.clone(),
         events: overlay_events,
         commands: peer_commands,
         asked: discovery_asked,
@@ -468,7 +517,19 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         supervisor.run(stop_asked).await;
         stopped.send_replace(true);
     });
-    Ok(RunningNode { listen, peer_id, stop, stopped: stopped_seen, views, overlay, _exporter: exporter })
+    Ok(RunningNode {
+        listen,
+        peer_id,
+        stop,
+        stopped: stopped_seen,
+        views,
+        overlay,
+        submissions,
+        heads: heads_seen,
+        book,
+        metrics,
+        _exporter: exporter,
+    })
 }
 
 /// Waits for the word to stop, or for the chain to fail, and takes the node down in order.

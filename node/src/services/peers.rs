@@ -99,6 +99,12 @@ impl PeerBook {
         self.lock().ledger().score(peer, self.clock.unix_ms()).round() as i32
     }
 
+    /// Whom the node bans now, and why.
+    pub(crate) fn bans(&self) -> Vec<(PeerId, String)> {
+        let bans = self.lock().ledger().bans(self.clock.unix_ms());
+        bans.into_iter().map(|(peer, ban)| (peer, ban.reason)).collect()
+    }
+
     /// Admits by ban and by number: `inbound_max` nodes, `clients_max` programs; an operator always.
     pub(crate) fn gate(&self, inbound_max: usize, clients_max: usize, operators: Arc<Vec<PeerId>>) -> Gate {
         let book = self.clone();
