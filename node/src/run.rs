@@ -4,8 +4,8 @@
 //! the mempool of the last clean stop is loaded, the sockets are bound, the tasks of
 //! `services` start, and then peers are dialled.
 //!
-//! Stop: no new connections, sessions drain for up to [`DRAIN`], the chain is flushed, the mempool is
-//! written down.
+//! Stop: no new connections, sessions drain for up to [`DRAIN`], the chain is flushed, peers and the
+//! mempool are written down.
 //!
 //! [`start`] does this for a home directory; [`start_parts`] for parts of the caller's choice: another
 //! socket, clock or store, as in simulated worlds.
@@ -42,7 +42,7 @@ use ghost_protocol::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
@@ -59,7 +59,7 @@ use crate::{
         chain::{ChainService, HeadNote, ToChain, Underway},
         conduct::Conduct,
         events,
-        peers::{PeerBook, PeerService, discovery_config},
+        peers::{PeerBook, PeerService, ToPeers, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
         transactions::{Submission, TransactionService, accounts_of},
@@ -349,15 +349,14 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     };
     let now = Now { at: Instant::now().into_std(), unix_ms: clock.unix_ms() };
     let discovery = Discovery::new(
-        discovery_config(peer_id, &config.network, &bound),
+        discovery_config(peer_id, &config.network, config.rpc.clients_max, &bound),
         saved,
         draw("ghost 2026 discovery"),
         now,
     );
     let book = PeerBook::new(discovery, clock);
     let operators = Arc::new(operators);
-    let gate =
-        book.gate(config.network.inbound_max as usize, config.rpc.clients_max as usize, operators.clone());
+    let gate = book.gate(operators.clone());
     let context = SessionContext { inbox, ..SessionContext::default() };
     let tally = context.tally.clone();
     let listening = sockets.len();
@@ -379,15 +378,14 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         overlay.local_addresses().into_iter().take(listening).map(of_socket).collect();
     let listen: Vec<Multiaddr> = local.iter().map(|address| with_peer(address.clone(), peer_id)).collect();
     metrics.watch_traffic(tally.clone());
+    let refusals = book.clone();
     metrics.watch_events(Box::new(move || {
-        tally
-            .snapshot()
-            .into_iter()
-            .map(|(event, count)| {
-                let (kind, reason) = event.labels();
-                (kind, reason, count)
-            })
-            .collect()
+        let events = tally.snapshot().into_iter().map(|(event, count)| {
+            let (kind, reason) = event.labels();
+            (kind, reason, count)
+        });
+        let refused = refusals.refusals().into_iter().map(|(reason, count)| ("not_admitted", reason, count));
+        events.chain(refused).collect()
     }));
     let exporter = match config.metrics.listen {
         Some(address) => Some(Exporter::start(address, metrics.clone()).await?),
@@ -491,7 +489,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         access,
         progress: progress_seen,
         submissions: submissions.clone(),
-        peers: to_peers,
+        peers: to_peers.clone(),
         peer_book: book.clone(),
         external: config.network.external_address.as_ref().map(ToString::to_string).unwrap_or_default(),
         metrics: metrics.clone(),
@@ -502,6 +500,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         book: book.clone(),
         store: peer_store,
         metrics: metrics.clone(),
+        views: views.clone(),
+        seeds: config.network.seeds.clone(),
         events: overlay_events,
         commands: peer_commands,
         asked: discovery_asked,
@@ -512,7 +512,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
 
     let (stop, stop_asked) = watch::channel(false);
     let (stopped, stopped_seen) = watch::channel(false);
-    let supervisor = Supervisor { overlay: overlay.clone(), to_chain, chain_task, tasks, pool, mempool_file };
+    let supervisor =
+        Supervisor { overlay: overlay.clone(), to_chain, to_peers, chain_task, tasks, pool, mempool_file };
     tokio::spawn(async move {
         supervisor.run(stop_asked).await;
         stopped.send_replace(true);
@@ -536,6 +537,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
 struct Supervisor {
     overlay: Overlay,
     to_chain: mpsc::Sender<ToChain>,
+    to_peers: mpsc::Sender<ToPeers>,
     chain_task: JoinHandle<Result<(), StoreError>>,
     tasks: JoinSet<()>,
     pool: Arc<Mutex<Pool>>,
@@ -563,6 +565,11 @@ impl Supervisor {
                 self.chain_task.await
             }
         };
+        let (done, written) = oneshot::channel();
+        // Both fail only if the task has ended: then there is nothing to write.
+        if self.to_peers.send(ToPeers::Stop { done }).await.is_ok() {
+            let _ = written.await;
+        }
         self.tasks.abort_all();
         match ended {
             Ok(Ok(())) => tracing::info!("chain flushed"),
