@@ -263,6 +263,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let consensus = inbox.pushes(StreamType::Consensus, 256);
     let tx_pushes = inbox.pushes(StreamType::TxPush, 64);
     let tx_asked = inbox.requests(StreamType::TxFetch, 256);
+    let tx_compared = inbox.requests(StreamType::TxSync, 64);
     let block_asked = inbox.requests(StreamType::BlockFetch, 64);
     let sync_asked = inbox.requests(StreamType::Sync, 64);
     let discovery_asked = inbox.requests(StreamType::Discovery, 64);
@@ -417,6 +418,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             commands: transaction_commands,
             pushes: tx_pushes,
             asked: tx_asked,
+            compared: tx_compared,
             stats,
         }
         .run(),

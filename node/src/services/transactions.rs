@@ -18,6 +18,7 @@ use ghost_frames::{
 };
 use ghost_mempool_relay::{
     pool::{AccountState, Accounts, Place, Pool, Removal},
+    reconcile::Ask,
     sync::RequestEnd,
     tx_relay::{Checked, Effect, Input, RelayStats, RequestId, Salt, TxRelay, TxSummary, Via},
 };
@@ -159,6 +160,7 @@ pub(crate) struct TransactionService {
     pub(crate) commands: mpsc::Receiver<ToTransactions>,
     pub(crate) pushes: mpsc::Receiver<Pushed>,
     pub(crate) asked: mpsc::Receiver<Asked>,
+    pub(crate) compared: mpsc::Receiver<Asked>,
     pub(crate) stats: watch::Sender<RelayStats>,
 }
 
@@ -210,6 +212,7 @@ impl Running {
                 },
                 Some(pushed) = self.service.pushes.recv() => self.pushed(pushed),
                 Some(asked) = self.service.asked.recv() => self.asked(asked),
+                Some(asked) = self.service.compared.recv() => self.compared(asked),
                 report = self.requests.next() => self.report(report),
                 _ = refresh.tick() => self.refresh(),
                 () = sleep_until(wake) => {}
@@ -296,6 +299,12 @@ impl Running {
             our_salt: Salt(self.service.salt),
             their_salt: Salt(their_salt),
             active,
+            sync_key: session
+                .hello()
+                .serves
+                .contains(StreamType::TxSync)
+                .then(|| session.short_id_key())
+                .flatten(),
         };
         self.peers.insert(peer, Peer { session, active });
         self.input(input);
@@ -345,13 +354,28 @@ impl Running {
         self.responders.remove(&number);
     }
 
+    /// A peer compares its mempool with ours.
+    fn compared(&mut self, asked: Asked) {
+        let (Some(session), Some(ask)) = (asked.session, Ask::from_frame(asked.frame)) else {
+            return asked.responder.refuse(Code::ProtocolViolation);
+        };
+        let number = self.next_responder;
+        self.next_responder += 1;
+        self.responders.insert(number, asked.responder);
+        self.input(Input::SyncRequested { peer: session.peer(), request: number, ask: &ask });
+        if let Some(responder) = self.responders.remove(&number) {
+            responder.refuse(Code::Busy);
+        }
+    }
+
     fn report(&mut self, report: Report<Key>) {
         match report {
-            Report::Frame((peer, request), frame) => {
-                if let Frame::Transactions(transactions) = *frame {
+            Report::Frame((peer, request), frame) => match *frame {
+                Frame::Transactions(transactions) => {
                     self.received(peer, Via::Pull(request), transactions);
                 }
-            }
+                frame => self.input(Input::SyncAnswered { peer, request, frame: &frame }),
+            },
             Report::Block(..) => {}
             Report::Ended((peer, request), RequestEnd::Done) => {
                 self.input(Input::AnswerEnded { peer, request })
@@ -402,6 +426,23 @@ impl Running {
                 Effect::Answer { request, ids, .. } => {
                     if let Some(responder) = self.responders.remove(&request) {
                         tokio::spawn(answer(responder, self.bodies(&ids)));
+                    }
+                }
+                Effect::SyncRequest { peer, request, ask } => match self.peers.get(&peer) {
+                    Some(known) => {
+                        let session = known.session.clone();
+                        self.requests.start((peer, request), session, StreamType::TxSync, ask.to_frame());
+                    }
+                    None => self.input(Input::RequestFailed { peer, request }),
+                },
+                Effect::SyncAnswer { request, frames, .. } => {
+                    if let Some(responder) = self.responders.remove(&request) {
+                        tokio::spawn(answer_frames(responder, frames));
+                    }
+                }
+                Effect::SyncRefuse { request, .. } => {
+                    if let Some(responder) = self.responders.remove(&request) {
+                        responder.refuse(Code::Busy);
                     }
                 }
                 Effect::Check { peer, ids } => self.check(peer, &ids, bodies),
@@ -480,6 +521,16 @@ impl Running {
         self.service.metrics.mempool_bytes.set(status.bytes as i64);
         self.service.stats.send_replace(self.relay.stats());
     }
+}
+
+/// Sends an answer that is there already.
+async fn answer_frames(mut responder: Responder, frames: Vec<Frame>) {
+    for frame in frames {
+        if responder.send(&frame.encode()).await.is_err() {
+            return;
+        }
+    }
+    responder.finish();
 }
 
 /// Sends bodies, as many to a frame as fit.
