@@ -104,6 +104,8 @@ frames! {
     /// Announce these to me: I lack them.
     MissingRequest(reconcile::MissingRequest) = 0x17,
         max 9 + limits::SKETCH_IDS_MAX * reconcile::SKETCH_ID_LEN, on [TxSync];
+    /// A transaction on its stem.
+    StemTransaction(tx::StemTransaction) = 0x18, max limits::TX_BYTES_MAX, on [TxPush];
 
     /// A block I have, by its header.
     BlockAnnounce(block::BlockAnnounce) = 0x20, max ghost_proto::block::HEADER_LEN, on [BlockPush];

@@ -6,5 +6,6 @@ pub mod fetch;
 pub mod link;
 pub mod pool;
 pub mod reconcile;
+pub mod stem;
 pub mod sync;
 pub mod tx_relay;

@@ -412,6 +412,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             views: views.clone(),
             salt,
             seed: draw("ghost 2026 relay"),
+            stem_seed: draw("ghost 2026 stem"),
             entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
             conduct,
             metrics: metrics.clone(),

@@ -13,7 +13,7 @@ use ghost_frames::{
         SymbolsRequest,
     },
     sync::{CertificateRequest, Headers, HeadersRequest},
-    tx::{ShortId, Transactions, TxAnnounce, TxAnnounceEntry, TxRequest},
+    tx::{ShortId, StemTransaction, Transactions, TxAnnounce, TxAnnounceEntry, TxRequest},
 };
 use ghost_proto::{
     BlockId, Checkpoint, FinalityCertificate, GenesisId, Header, KeyPair, Signature, Vote,
@@ -195,6 +195,7 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
         "Transactions" => {
             boxed(vec(transaction(), 0..12).prop_map(|transactions| Transactions { transactions }))
         }
+        "StemTransaction" => boxed(transaction().prop_map(StemTransaction)),
         "SymbolsRequest" => {
             let fields =
                 (any::<u64>(), any::<u32>(), 0..SYMBOLS_MAX as u32).prop_flat_map(|(nonce, count, first)| {
@@ -263,9 +264,10 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
         }
         "StatusRequest" => boxed(Just(m::StatusRequest {})),
         "Status" => boxed(status()),
-        "SubmitRequest" => {
-            boxed(vec(bytes(0..300), 0..30).prop_map(|transactions| m::SubmitRequest { transactions }))
-        }
+        "SubmitRequest" => boxed(
+            (vec(bytes(0..300), 0..30), 0..2)
+                .prop_map(|(transactions, privacy)| m::SubmitRequest { transactions, privacy }),
+        ),
         "SubmitAnswer" => {
             let result = (bytes(0..33), any::<bool>(), text(12), text(60)).prop_map(
                 |(id, accepted, reason, message)| m::SubmitResult { id, accepted, reason, message },

@@ -345,6 +345,12 @@ impl World {
                 "the same two, whole",
             ),
             sample(
+                "a transaction on its stem",
+                TxPush,
+                tx::StemTransaction(first.clone()),
+                "the first of them, not flooded yet",
+            ),
+            sample(
                 "request the first symbols",
                 TxSync,
                 SymbolsRequest { nonce, count: 2, first: 0, credit: 80 },
@@ -469,7 +475,7 @@ impl World {
             sample(
                 "submit request",
                 Rpc,
-                m::SubmitRequest { transactions: vec![tx.bytes().clone()] },
+                m::SubmitRequest { transactions: vec![tx.bytes().clone()], privacy: 0 },
                 "one transaction",
             ),
             sample(

@@ -216,9 +216,13 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             "pushed transactions",
             TxPush,
             true,
-            &[bytes("announce two transactions"), bytes("two transactions")],
-            &["TxAnnounce", "Transactions"],
-            "announcements and whole transactions share a stream",
+            &[
+                bytes("announce two transactions"),
+                bytes("two transactions"),
+                bytes("a transaction on its stem"),
+            ],
+            &["TxAnnounce", "Transactions", "StemTransaction"],
+            "announcements, whole transactions and stems share a stream",
         ),
         make(
             "transactions fetched, asked",
