@@ -191,9 +191,9 @@ impl RunningNode {
         &self.metrics
     }
 
-    /// Does what the remote call of that name does.
+    /// Does what the remote call of that name does, without hiding where the transactions come from.
     pub async fn submit(&self, transactions: Vec<bytes::Bytes>) -> message::SubmitAnswer {
-        self.submissions.submit(transactions).await
+        self.submissions.submit(transactions, message::Privacy::Fast).await
     }
 
     /// How many transactions wait for a block.
@@ -312,6 +312,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let consensus = inbox.pushes(StreamType::Consensus, 256);
     let tx_pushes = inbox.pushes(StreamType::TxPush, 64);
     let tx_asked = inbox.requests(StreamType::TxFetch, 256);
+    let tx_compared = inbox.requests(StreamType::TxSync, 64);
     let block_asked = inbox.requests(StreamType::BlockFetch, 64);
     let sync_asked = inbox.requests(StreamType::Sync, 64);
     let discovery_asked = inbox.requests(StreamType::Discovery, 64);
@@ -459,12 +460,14 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             views: views.clone(),
             salt,
             seed: draw("ghost 2026 relay"),
+            stem_seed: draw("ghost 2026 stem"),
             entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
             conduct,
             metrics: metrics.clone(),
             commands: transaction_commands,
             pushes: tx_pushes,
             asked: tx_asked,
+            compared: tx_compared,
             stats,
         }
         .run(),
