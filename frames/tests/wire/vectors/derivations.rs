@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{freeze, unhex};
-use crate::samples::{SALT, State, World, intrinsic_gas, lthash, short_id};
+use crate::samples::{COMPACT_NONCE, SALT, State, World, compact_short_id, intrinsic_gas, lthash, short_id};
 
 /// One computed value.
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,6 +97,11 @@ fn compute(derivation: &str, input: &BTreeMap<String, Value>) -> Value {
             let id = short_id(&array(&input["salt"]), &TxId(array(&input["id"])));
             hex::encode(id.0.to_be_bytes()).into()
         }
+        "compact_short_id" => {
+            let nonce = u64::from_be_bytes(array(&input["nonce"]));
+            let id = compact_short_id(&BlockId(array(&input["block"])), nonce, &TxId(array(&input["id"])));
+            hex::encode(id).into()
+        }
         "intrinsic_gas" => intrinsic_gas(&unhex(input["payload"].as_str().unwrap())).into(),
         "fee_class" => input["gas_price"].as_u64().unwrap().max(1).ilog2().into(),
         other => panic!("{other} is not computed"),
@@ -179,6 +184,15 @@ fn derivations(world: &World) -> Vec<Derivation> {
             "short_id",
             "the same transaction for another peer",
             json!({ "salt": "ff".repeat(16), "id": ids[0] }),
+        ),
+        derive(
+            "compact_short_id",
+            "of the first transaction in the compact block of height 1",
+            json!({
+                "block": hex::encode(world.block.header().id().0),
+                "nonce": hex::encode(COMPACT_NONCE.to_be_bytes()),
+                "id": ids[0],
+            }),
         ),
         derive("state_commitment", "of nothing", json!({ "entries": [] })),
         derive(
