@@ -378,7 +378,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         bytes_per_second: 0.0,
         peers_serving: 0,
     });
-    let (stats, _) = watch::channel(RelayStats::default());
+    let (stats, relay_stats) = watch::channel(RelayStats::default());
     let underway = Underway::default();
     let authority = chain.authority();
     let listen_first =
@@ -434,6 +434,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         metrics: metrics.clone(),
     };
     let rpc = Rpc {
+        relay: relay_stats,
         views: views.clone(),
         pool: pool.clone(),
         overlay: overlay.clone(),

@@ -624,7 +624,10 @@ impl Running {
         };
         self.service.metrics.mempool_transactions.set(status.count as i64);
         self.service.metrics.mempool_bytes.set(status.bytes as i64);
-        self.service.stats.send_replace(self.relay.stats());
+        self.service.metrics.stem_transactions.set(self.stem.len() as i64);
+        let stats = self.relay.stats();
+        let last = self.service.stats.send_replace(stats);
+        self.service.metrics.relayed(&last, &stats);
     }
 }
 
