@@ -1,5 +1,5 @@
-//! Mempool reconciliation measured: bytes, symbols for each transaction that differs, and CPU of both sides, against a
-//! list of short ids and one of whole ids. Both ends in one thread, nothing in between.
+//! Mempool reconciliation measured: bytes, symbols for each transaction that differs, and CPU of both sides,
+//! against a list of short ids and one of whole ids. Both ends in one thread, nothing in between.
 //!
 //! ```text
 //! cargo run --release -p ghost-mempool-relay --example reconcile

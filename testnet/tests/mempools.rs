@@ -1,4 +1,5 @@
-//! Whole nodes over real sockets on loopback: what their mempools tell each other, and what they keep to themselves.
+//! Whole nodes over real sockets on loopback: what their mempools tell each other, and what they keep to
+//! themselves.
 
 use std::{sync::Arc, time::Duration};
 
@@ -80,8 +81,8 @@ async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Durat
     start.elapsed()
 }
 
-/// Two that were apart: 300 in common, 40 and 25 not. Each holds all soon after they meet, and nothing that both had is
-/// sent again.
+/// Two that were apart: 300 in common, 40 and 25 not. Each holds all soon after they meet, and nothing that
+/// both had is sent again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scenario_23_two_nodes_that_meet_have_the_union() {
     let ((_first, one), (second, two)) = (node(1).await, node(2).await);

@@ -643,6 +643,41 @@ proptest! {
     }
 
     #[test]
+    fn whatever_is_fed_to_a_decoder_is_bounded(data in collection::vec(any::<u8>(), 0..2_000)) {
+        fuzzing::symbols(&data);
+    }
+
+    #[test]
+    fn sets_in_any_batches_decode_or_do_not(batch: u8, ids in collection::vec(any::<u64>(), 0..300)) {
+        let mut data = vec![3, batch];
+        ids.iter().for_each(|id| {
+            data.push(2);
+            data.extend(id.to_be_bytes());
+        });
+        fuzzing::symbols(&data);
+    }
+
+    #[test]
+    fn whatever_answers_a_session_does_not_panic(
+        frames in collection::vec((any::<u8>(), 0u32..90, 0u32..300, any::<u64>()), 1..20)
+    ) {
+        let mut data = vec![frames[0].0];
+        for (count, first, many, seed) in frames {
+            let symbol = |n| CodedSymbol { sum: seed.wrapping_mul(n), check: n as u32, count: n as u16 };
+            let frame: Frame = if seed % 5 == 0 {
+                Inventory { ids: (0..=u64::from(many)).map(SketchId).collect() }.into()
+            } else if seed % 7 == 0 {
+                MissingRequest { nonce: 0, more: false, ids: Vec::new() }.into()
+            } else {
+                let symbols = (0..=u64::from(many)).map(symbol).collect();
+                Symbols { count: count.into(), first: first % 2 * first, symbols }.into()
+            };
+            data.extend_from_slice(frame.encode().bytes());
+        }
+        fuzzing::answers(&data);
+    }
+
+    #[test]
     fn looking_back_finds_the_set_of_then(
         changes in collection::vec((0u8..20, any::<bool>()), 0..200), at in 0usize..200
     ) {

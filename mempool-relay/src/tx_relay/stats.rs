@@ -115,8 +115,8 @@ pub struct RelayStats {
 }
 
 impl RelayStats {
-    /// Bytes received that brought nothing new: bodies again, announcements, symbols and lists. Not counted: requests,
-    /// framing, and what the transport adds.
+    /// Bytes received that brought nothing new: bodies again, announcements, symbols and lists. Not counted:
+    /// requests, framing, and what the transport adds.
     pub fn bytes_other(&self) -> u64 {
         self.bytes_duplicate + self.heard * ANNOUNCE_ENTRY_LEN as u64 + self.sync.bytes
     }

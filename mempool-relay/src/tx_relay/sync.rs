@@ -32,8 +32,8 @@ const PERIOD_MAX: Duration = Duration::from_secs(160);
 const INBOUND_DELAY: Duration = Duration::from_secs(5);
 /// Sessions of ours at a time: at most 2 × 8 MiB, and the bytes of two answers.
 pub const ASKING_MAX: usize = 2;
-/// Sessions of others whose list of members is kept: 80 B × 50,000 × 4 = 16 MiB. The one that was idle longest makes
-/// room.
+/// Sessions of others whose list of members is kept: 80 B × 50,000 × 4 = 16 MiB. The one that was idle
+/// longest makes room.
 pub const LISTS_MAX: usize = 4;
 /// Longest time without progress in a session of ours.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);

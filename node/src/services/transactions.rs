@@ -584,6 +584,7 @@ impl Running {
         let now = Instant::now().into_std();
         let mut verdicts = Vec::with_capacity(names.len());
         let (mut ready, mut removed) = (Vec::new(), Vec::new());
+        let mut brought = false;
         {
             let accounts = accounts_of(&view);
             let mut pool = self.service.pool.lock().expect("no code panics while it holds the pool");
@@ -595,6 +596,7 @@ impl Running {
                             self.stem.seen(&id);
                             ready.extend(inserted.ready.into_iter().filter(|other| *other != id));
                             removed.extend(inserted.removed);
+                            brought |= inserted.place == Place::Ready;
                             match inserted.place {
                                 Place::Parked => Checked::Parked,
                                 Place::Ready | Place::Known => Checked::Ready,
@@ -606,6 +608,9 @@ impl Running {
                 };
                 verdicts.push((id, verdict));
             }
+        }
+        if brought {
+            self.service.conduct.brought_tx(peer);
         }
         self.input(Input::Checked { peer, verdicts: &verdicts });
         if !ready.is_empty() || !removed.is_empty() {
