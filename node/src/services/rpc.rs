@@ -23,7 +23,8 @@ use tokio::{
 
 use super::{
     peers::{PeerBook, ToPeers},
-    transactions::{Submission, accounts_of},
+    submission::Submission,
+    transactions::accounts_of,
 };
 use crate::{
     chain::{BlockRef, HeadView},
