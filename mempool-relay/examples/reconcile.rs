@@ -102,6 +102,9 @@ fn session(asker: &mut Side, answerer: &mut Side, cold: Option<Keys>, difference
                     requester.snapshot_mut().set_members(side.ids.clone());
                     progress = requester.proceed();
                 }
+                if progress != Progress::Wait {
+                    break;
+                }
             }
             if progress == Progress::Wait {
                 progress = requester.ended();
