@@ -18,6 +18,7 @@ pub mod block;
 mod bounds;
 pub mod code;
 pub mod consensus;
+pub mod contract;
 pub mod control;
 pub mod discovery;
 pub mod frame;
