@@ -1,0 +1,6 @@
+//! Contracts over streams: several nodes in one process, on real sockets.
+
+mod abuse;
+mod calls;
+mod compare;
+mod net;
