@@ -9,11 +9,12 @@
 //!   *requests* take a stream of their own ([`session::Session::request`]). What arrives is cut
 //!   into frames, held to the quota of its [`class`], and handed to the [`inbox`] by stream type.
 //! - [`overlay`]: all sessions of a node: it accepts, dials, settles two connections between one
-//!   pair into one, and reports who came and went.
+//!   pair into one, and reports who came and went. Its [`overlay::Gate`] decides who gets in.
 //! - [`client`]: what a program that is not a node uses.
 //!
 //! # Running tasks
-//! An overlay runs one task that accepts connections; a session runs one that accepts streams, one
+//! An overlay runs one task that accepts connections; a session runs one that accepts streams and reads
+//! the control stream, one
 //! for each incoming stream while it is open, and one for each outgoing push stream while its
 //! outbox is not empty. An idle session therefore costs one parked task and one control stream.
 //!
@@ -23,6 +24,7 @@
 pub mod address;
 pub mod class;
 pub mod client;
+mod gate;
 pub mod handshake;
 pub mod identity;
 pub mod inbox;

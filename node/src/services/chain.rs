@@ -126,6 +126,8 @@ struct Running {
     unflushed: u32,
     /// Sent again to whoever connects: votes cast alone would reach nobody.
     last_vote: Option<Vote>,
+    /// Our latest slot, while nothing was proposed in it.
+    turn: Option<u64>,
     tip_is_stale: bool,
 }
 
@@ -144,6 +146,7 @@ impl ChainService {
             sessions: BTreeMap::new(),
             unflushed: 0,
             last_vote: None,
+            turn: None,
             tip_is_stale: false,
         }
         .run()
@@ -201,7 +204,11 @@ impl Running {
         }
         self.propose().await?;
         self.vote().await?;
-        self.service.progress.send_replace(self.sync.progress(now));
+        let progress = self.sync.progress(now);
+        let metrics = &self.service.metrics;
+        metrics.sync_target_height.set(progress.target.max(progress.height) as i64);
+        metrics.syncing.set(i64::from(progress.state == SyncState::Syncing));
+        self.service.progress.send_replace(progress);
         Ok(())
     }
 
@@ -364,7 +371,13 @@ impl Running {
                 let verdict = self.judge_all(&headers)?;
                 return Ok(Some(Input::HeadersChecked { request, verdict }));
             }
-            Effect::Import { block, .. } => return self.import(block).await.map(Some),
+            Effect::Import { block, from } => {
+                let input = self.import(block).await?;
+                if matches!(input, Input::Imported { outcome: ImportOutcome::Stored, .. }) {
+                    self.service.conduct.brought_block(from);
+                }
+                return Ok(Some(input));
+            }
             Effect::Announce { peers, header } => {
                 if let Some(block) = self.sync.block(&header.id()) {
                     self.service.underway.insert(block);
@@ -427,6 +440,7 @@ impl Running {
         let verified = |id: &TxId| verified.contains(id);
         let now = self.service.clock.unix_ms();
         let behind = self.sync.progress(Instant::now().into_std()).headers_ahead > BEHIND_HEADERS;
+        let begun = Instant::now();
         let result = if behind {
             self.unflushed += 1;
             self.service.chain.import_later(block.as_ref().clone(), verified, now)
@@ -437,6 +451,7 @@ impl Running {
             self.unflushed = 0;
             self.service.chain.flush()?;
         }
+        self.service.metrics.block_import_seconds.observe(begun.elapsed().as_secs_f64());
         self.service.underway.remove(&id);
         let outcome = match result {
             Ok(imported) => {
@@ -448,7 +463,10 @@ impl Running {
                 match error.blame() {
                     Blame::Ourselves => return Err(import_store_error(error)),
                     Blame::Nobody => ImportOutcome::Failed,
-                    Blame::Sender | Blame::Proposer => ImportOutcome::Invalid,
+                    Blame::Sender | Blame::Proposer => {
+                        self.service.metrics.blocks_invalid.inc();
+                        ImportOutcome::Invalid
+                    }
                 }
             }
         };
@@ -480,6 +498,9 @@ impl Running {
         let Some(slot) = self.service.chain.duty(now) else { return Ok(()) };
         // A block on a head that is known to be old would only be a fork. Headers carry signatures of
         // the authorities, so no peer can silence this node with claims.
+        if self.turn.replace(slot).is_some_and(|turn| turn != slot) {
+            self.service.metrics.slots_missed.inc();
+        }
         let behind = self.sync.progress(Instant::now().into_std()).headers_ahead > BEHIND_HEADERS;
         if behind || self.service.listen_first.is_some_and(|until| Instant::now() < until) {
             return Ok(());
@@ -491,6 +512,7 @@ impl Running {
         };
         match self.service.chain.propose(slot, candidates, now) {
             Ok(proposed) => {
+                self.turn = None;
                 self.service.metrics.blocks_proposed.inc();
                 let block = Arc::new(proposed.block);
                 // Told before anything else is done with it: every millisecond counts on its way.
@@ -545,6 +567,7 @@ impl Running {
         let outcome = self.service.chain.on_vote(vote)?;
         match outcome.verdict {
             VoteVerdict::Added(_) => {
+                self.service.metrics.votes_received.inc();
                 self.gossip(&VoteFrame(vote).to_frame(), Some(peer));
             }
             VoteVerdict::Equivocates(evidence) => {
@@ -609,6 +632,11 @@ impl Running {
         let metrics = &self.service.metrics;
         metrics.head_height.set(change.new.height as i64);
         metrics.transactions_included.inc_by(change.included.len() as u64);
+        if let Some(slot) = change.new.slot.filter(|_| metrics.syncing.get() == 0) {
+            let now = self.service.clock.unix_ms();
+            let delay = now.saturating_sub(self.genesis.slot_start_unix_ms(slot));
+            metrics.block_delay_seconds.observe(delay as f64 / 1000.0);
+        }
         if std::mem::take(&mut self.tip_is_stale) {
             self.service.conduct.tip(false);
         }

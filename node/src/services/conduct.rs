@@ -52,6 +52,16 @@ impl Conduct {
         let _ = self.0.try_send(ToPeers::Offence { peer, what });
     }
 
+    /// A peer was first to bring a transaction that was taken: it is of use.
+    pub(crate) fn brought_tx(&self, peer: PeerId) {
+        let _ = self.0.try_send(ToPeers::BroughtTx { peer });
+    }
+
+    /// A peer was first to bring a block that was valid.
+    pub(crate) fn brought_block(&self, peer: PeerId) {
+        let _ = self.0.try_send(ToPeers::BroughtBlock { peer });
+    }
+
     /// The head has not moved for long, or moves again.
     pub(crate) fn tip(&self, stale: bool) {
         let _ = self.0.try_send(if stale { ToPeers::TipStale } else { ToPeers::TipFresh });

@@ -439,6 +439,7 @@ impl Running {
         let now = Instant::now().into_std();
         let mut verdicts = Vec::with_capacity(names.len());
         let (mut ready, mut removed) = (Vec::new(), Vec::new());
+        let mut brought = false;
         {
             let accounts = accounts_of(&view);
             let mut pool = self.service.pool.lock().expect("no code panics while it holds the pool");
@@ -449,6 +450,7 @@ impl Running {
                         Ok(inserted) => {
                             ready.extend(inserted.ready.into_iter().filter(|other| *other != id));
                             removed.extend(inserted.removed);
+                            brought |= inserted.place == Place::Ready;
                             match inserted.place {
                                 Place::Parked => Checked::Parked,
                                 Place::Ready | Place::Known => Checked::Ready,
@@ -460,6 +462,9 @@ impl Running {
                 };
                 verdicts.push((id, verdict));
             }
+        }
+        if brought {
+            self.service.conduct.brought_tx(peer);
         }
         self.input(Input::Checked { peer, verdicts: &verdicts });
         if !ready.is_empty() || !removed.is_empty() {

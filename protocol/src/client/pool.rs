@@ -298,9 +298,9 @@ impl Pool {
 
 impl Link {
     fn live(&self) -> Option<&Client> {
-        self.client
-            .as_ref()
-            .filter(|client| !client.session.is_closing() && client.session.link().close_reason().is_none())
+        self.client.as_ref().filter(|client| {
+            !client.session().is_closing() && client.session().link().close_reason().is_none()
+        })
     }
 }
 
