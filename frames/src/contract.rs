@@ -2,7 +2,7 @@
 //! [`ghost_proto::call`]; all else is protobuf (`proto/schema/contract.proto`).
 
 use bytes::Bytes;
-use ghost_proto::{call, limits, message};
+use ghost_proto::{call, layout::LayoutError, limits, message};
 use prost::Message;
 
 use crate::{
@@ -44,24 +44,43 @@ fixed_payloads!(
 /// small: the frame's length bounds it to a few hundred KiB in memory.
 fn check_filter(filter: Option<&message::LogFilter>) -> Result<(), PayloadError> {
     let Some(filter) = filter else { return Ok(()) };
-    let counts = [
-        ("addresses", filter.addresses.len(), limits::LOG_FILTER_ADDRESSES_MAX),
-        ("topics", filter.topics.len(), limits::LOG_TOPICS_MAX),
-    ];
-    let choices = filter.topics.iter();
-    let choices = choices.map(|choice| ("topic choices", choice.any_of.len(), limits::LOG_FILTER_TOPICS_MAX));
-    for (field, count, max) in counts.into_iter().chain(choices) {
-        if count > max {
-            return Err(ghost_proto::layout::LayoutError::OutOfRange {
-                field,
-                value: count as u64,
-                min: 0,
-                max: max as u64,
-            }
-            .into());
-        }
+    at_most("addresses", filter.addresses.len(), limits::LOG_FILTER_ADDRESSES_MAX)?;
+    at_most("topics", filter.topics.len(), limits::LOG_TOPICS_MAX)?;
+    for choice in &filter.topics {
+        at_most("topic choices", choice.any_of.len(), limits::LOG_FILTER_TOPICS_MAX)?;
     }
     Ok(())
+}
+
+fn at_most(field: &'static str, count: usize, max: usize) -> Result<(), PayloadError> {
+    if count > max {
+        let error = LayoutError::OutOfRange { field, value: count as u64, min: 0, max: max as u64 };
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+impl Payload for message::FollowRequest {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(self.encoded_len());
+        self.encode_raw(out);
+    }
+    fn decode(bytes: Bytes) -> Result<Self, PayloadError> {
+        use message::follow_request::{From, What};
+        let request =
+            <Self as Message>::decode(bytes).map_err(|error| PayloadError::Protobuf(error.to_string()))?;
+        match &request.what {
+            Some(What::Logs(filter)) => check_filter(Some(filter))?,
+            Some(What::Receipts(filter)) => {
+                at_most("senders", filter.senders.len(), limits::FOLLOW_SENDERS_MAX)?;
+            }
+            None => {}
+        }
+        if let Some(From::Resume(positions)) = &request.from {
+            at_most("positions", positions.told.len(), limits::FOLLOW_POSITIONS_MAX)?;
+        }
+        Ok(request)
+    }
 }
 
 impl Payload for message::LogsRequest {
@@ -86,6 +105,10 @@ protobuf_payloads!(
     message::ReceiptAnswer {}
     message::LogsAnswer {
         1: Each "rows", max limits::RPC_ROWS_MAX;
+    }
+    message::FollowEvent {
+        7: Each "logs", max limits::RPC_ROWS_MAX;
+        8: Each "receipts", max limits::RPC_ROWS_MAX;
     }
     message::CodeRequest {}
     message::CodeAnswer {}

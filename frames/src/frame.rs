@@ -187,6 +187,10 @@ frames! {
     HeadsRequest(message::HeadsRequest) = 0x80, max 64, on [Events];
     /// The head is this now.
     HeadEvent(message::HeadEvent) = 0x81, max 512, on [Events];
+    /// Tell me of logs or receipts, block by block.
+    FollowRequest(message::FollowRequest) = 0x82, max 24 * KIB, on [Events];
+    /// What stands in the blocks up to here.
+    FollowEvent(message::FollowEvent) = 0x83, max limits::LOG_ROWS_BYTES_MAX + limits::RPC_ROWS_MAX * 160 + KIB, on [Events];
 }
 
 #[cfg(test)]

@@ -111,6 +111,12 @@ pub const STORAGE_SLOTS_MAX: usize = 256;
 /// fits, since a whole receipt does.
 pub const LOG_ROWS_BYTES_MAX: usize = 512 * 1024;
 
+/// Most senders whose receipts one subscription may follow.
+pub const FOLLOW_SENDERS_MAX: usize = 64;
+
+/// Most positions that a subscriber may name to resume from: 64 × 47 bytes = 3 KiB of a request.
+pub const FOLLOW_POSITIONS_MAX: usize = 64;
+
 const _: () = {
     assert!(RECEIPT_BYTES_MAX < LOG_ROWS_BYTES_MAX, "an answer must hold the longest entry");
     assert!(TX_BYTES_MIN < TX_BYTES_MAX);

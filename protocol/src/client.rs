@@ -27,6 +27,7 @@ macro_rules! expect_answer {
 mod calls;
 mod compare;
 mod contract;
+mod follow;
 mod pool;
 
 use std::{io, sync::Arc, time::Duration};
@@ -37,6 +38,7 @@ use ghost_proto::{BlockId, GenesisId, Multiaddr, PeerId, message};
 pub use self::{
     compare::{CompareError, Compared, SignedAnswer},
     contract::{ContractCode, Estimate, Log, LogFilter, LogPage, LogPlace, LogQuery, ReceiptAt, Simulated},
+    follow::{Batch, Cursor, FollowFrom, FollowStream, FollowedReceipt, Position, Subscription},
     pool::{NodeHealth, Pool, PoolConfig},
 };
 use crate::{

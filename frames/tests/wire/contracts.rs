@@ -43,6 +43,10 @@ fn place() -> impl Strategy<Value = Option<m::LogPlace>> {
     }))
 }
 
+fn position() -> impl Strategy<Value = m::Position> {
+    (any::<u64>(), bytes(32)).prop_map(|(seq, hash)| m::Position { seq, hash })
+}
+
 pub(crate) fn row() -> impl Strategy<Value = m::LogRow> {
     (place(), bytes(32), bytes(32), option::of(entry()))
         .prop_map(|(place, block, transaction, entry)| m::LogRow { place, block, transaction, entry })
@@ -119,6 +123,47 @@ pub(crate) fn any_of(name: &str) -> BoxedStrategy<Frame> {
             (block_ref(), bytes(0..33), vec(bytes(32), 0..9))
                 .prop_map(|(at, state, words)| m::StorageAnswer { at, state, words }),
         ),
+        "FollowRequest" => {
+            use m::follow_request::{From, What};
+            let what = prop_oneof![
+                filter().prop_map(|filter| What::Logs(filter.unwrap_or_default())),
+                vec(bytes(20), 0..5).prop_map(|senders| What::Receipts(m::ReceiptFilter { senders })),
+            ];
+            let told = vec(position(), 0..5);
+            let from = prop_oneof![
+                any::<u64>().prop_map(From::Height),
+                (any::<u64>(), told).prop_map(|(epoch, told)| From::Resume(m::Positions { epoch, told })),
+            ];
+            boxed(
+                (option::of(what), option::of(from)).prop_map(|(what, from)| m::FollowRequest { what, from }),
+            )
+        }
+        "FollowEvent" => {
+            let receipt = (block_ref(), bytes(32), any::<u32>(), bytes(0..100)).prop_map(
+                |(block, transaction, index, receipt)| m::ReceiptRow { block, transaction, index, receipt },
+            );
+            boxed(
+                (
+                    any::<(u64, bool, bool, u64)>(),
+                    option::of(position()),
+                    option::of(position()),
+                    vec(row(), 0..5),
+                    vec(receipt, 0..5),
+                )
+                    .prop_map(
+                        |((epoch, reverted, more, finalized), at, prev, logs, receipts)| m::FollowEvent {
+                            epoch,
+                            at,
+                            prev,
+                            reverted,
+                            more,
+                            finalized,
+                            logs,
+                            receipts,
+                        },
+                    ),
+            )
+        }
         other => panic!("no arbitrary {other}"),
     }
 }

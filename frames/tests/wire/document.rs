@@ -117,6 +117,8 @@ fn the_table_of_limits_is_the_code() {
         LOG_FILTER_TOPICS_MAX,
         STORAGE_SLOTS_MAX,
         LOG_ROWS_BYTES_MAX,
+        FOLLOW_SENDERS_MAX,
+        FOLLOW_POSITIONS_MAX,
     ];
     // None was forgotten: the source declares no other.
     let source = include_str!("../../../proto/src/limits.rs");

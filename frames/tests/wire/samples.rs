@@ -702,6 +702,44 @@ impl World {
                 },
                 "the head is at height 2; height 1 is final",
             ),
+            sample(
+                "follow logs from a height",
+                Events,
+                m::FollowRequest {
+                    what: Some(m::follow_request::What::Logs(self.log_filter())),
+                    from: Some(m::follow_request::From::Height(1)),
+                },
+                "those of the filter above, from the block of height 1 on",
+            ),
+            sample(
+                "follow receipts on",
+                Events,
+                m::FollowRequest {
+                    what: Some(m::follow_request::What::Receipts(m::ReceiptFilter {
+                        senders: vec![Bytes::copy_from_slice(self.senders[0].address().as_bytes())],
+                    })),
+                    from: Some(m::follow_request::From::Resume(m::Positions {
+                        epoch: self.epoch(),
+                        told: vec![self.position(self.next.header()), self.position(header)],
+                    })),
+                },
+                "those of one sender, behind height 2, or behind height 1 if that block is gone",
+            ),
+            sample(
+                "follow event",
+                Events,
+                m::FollowEvent {
+                    epoch: self.epoch(),
+                    at: Some(self.position(header)),
+                    prev: Some(m::Position { seq: 0, hash: id(&self.genesis.block_id()) }),
+                    reverted: false,
+                    more: false,
+                    finalized: 1,
+                    logs: vec![self.log_row()],
+                    receipts: Vec::new(),
+                },
+                "one log in height 1",
+            ),
         ]
     }
 }
@@ -735,6 +773,14 @@ impl World {
         };
         answer.sign(&self.call(), &self.genesis.id(), &self.node);
         answer
+    }
+
+    fn epoch(&self) -> u64 {
+        u64::from_be_bytes(self.genesis.id().0[..8].try_into().unwrap())
+    }
+
+    fn position(&self, header: &Header) -> m::Position {
+        m::Position { seq: header.height, hash: id(&header.id()) }
     }
 
     fn log_entry(&self) -> m::LogEntry {

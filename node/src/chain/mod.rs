@@ -21,6 +21,7 @@
 mod error;
 mod execute;
 mod finalize;
+pub mod follow;
 mod import;
 mod logs;
 pub mod lthash;

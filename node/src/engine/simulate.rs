@@ -21,9 +21,24 @@ impl Stop {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// Asks for it when the guard is dropped: when nobody waits for the result any more.
+    pub fn on_drop(&self) -> StopOnDrop {
+        StopOnDrop(self.clone())
+    }
+
     /// True if asked.
     pub fn is_stopped(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Stops what runs when it is dropped.
+#[derive(Debug)]
+pub struct StopOnDrop(Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 

@@ -70,15 +70,6 @@ impl Drop for Place {
     }
 }
 
-/// Stops the job when nobody waits for it any more.
-struct StopOnDrop(Stop);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
-
 impl Execution {
     pub(crate) fn new() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -120,7 +111,8 @@ impl Execution {
         // The semaphore is never closed.
         let Ok(turn) = self.0.turns.clone().acquire_owned().await else { return Err(Refusal::Broken) };
         let stop = Stop::default();
-        let guard = StopOnDrop(stop.clone());
+        let told = stop.clone();
+        let _guard = stop.on_drop();
         let mut running = tokio::task::spawn_blocking(move || {
             let done = job(&stop);
             drop((turn, place));
@@ -129,7 +121,7 @@ impl Execution {
         let done = match timeout(CALL_TIME_MAX, &mut running).await {
             Ok(done) => done,
             Err(_) => {
-                guard.0.stop();
+                told.stop();
                 running.await
             }
         };

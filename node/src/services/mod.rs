@@ -18,6 +18,7 @@ pub(crate) mod conduct;
 pub(crate) mod contracts;
 pub(crate) mod events;
 pub(crate) mod execution;
+pub(crate) mod follow;
 pub(crate) mod peers;
 pub(crate) mod requests;
 pub(crate) mod rpc;

@@ -87,6 +87,16 @@ impl Failure {
         Self { code, message: message.into(), retry_after: Duration::ZERO }
     }
 
+    /// As it travels.
+    pub(crate) fn frame(self) -> EncodedFrame {
+        message::RpcFailure {
+            code: self.code.into(),
+            message: self.message,
+            retry_after_ms: self.retry_after.as_millis() as u32,
+        }
+        .to_frame()
+    }
+
     pub(crate) fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
         Self { retry_after, ..Self::new(message::RpcCode::RpcBusy, message) }
     }
@@ -139,12 +149,7 @@ impl Rpc {
         let frame = match answer {
             Ok(Some(frame)) => frame,
             Ok(None) => return responder.refuse(Code::ProtocolViolation),
-            Err(failure) => message::RpcFailure {
-                code: failure.code.into(),
-                message: failure.message,
-                retry_after_ms: failure.retry_after.as_millis() as u32,
-            }
-            .to_frame(),
+            Err(failure) => failure.frame(),
         };
         // An asker that is gone wants no answer.
         let _ = responder.answer(&frame).await;

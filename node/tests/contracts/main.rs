@@ -3,4 +3,5 @@
 mod abuse;
 mod calls;
 mod compare;
+mod follow;
 mod net;

@@ -28,7 +28,7 @@ fn send(from: u8, nonce: u64, action: Action) -> VerifiedTransaction {
     body.sign(&key).unwrap()
 }
 
-fn deploy(from: u8, nonce: u64) -> VerifiedTransaction {
+pub(crate) fn deploy(from: u8, nonce: u64) -> VerifiedTransaction {
     let code = hex::decode(COUNTER).unwrap();
     // Returns what follows it.
     let init = [&[0x60, code.len() as u8, 0x80, 0x60, 9, 0x5f, 0x39, 0x5f, 0xf3], code.as_slice()].concat();
@@ -39,7 +39,7 @@ fn deploy(from: u8, nonce: u64) -> VerifiedTransaction {
     )
 }
 
-fn call(from: u8, nonce: u64, to: Address) -> VerifiedTransaction {
+pub(crate) fn call(from: u8, nonce: u64, to: Address) -> VerifiedTransaction {
     send(from, nonce, Action::Call { to, value: 0, input: Bytes::new() })
 }
 

@@ -183,6 +183,15 @@ impl Pool {
         &self.0.nodes[index].address
     }
 
+    pub(super) fn timeout(&self) -> Duration {
+        self.0.config.timeout
+    }
+
+    /// A node did not do what it should: others come first for a while.
+    pub(super) fn rest(&self, index: usize) {
+        self.0.nodes[index].failed();
+    }
+
     /// Those that do not rest first, then the fastest; one that was never asked counts as fast.
     pub(super) fn order(&self) -> Vec<usize> {
         let now = Instant::now();
@@ -195,7 +204,7 @@ impl Pool {
         order
     }
 
-    async fn client_of(&self, index: usize) -> Result<Client, CallError> {
+    pub(super) async fn client_of(&self, index: usize) -> Result<Client, CallError> {
         let node = &self.0.nodes[index];
         let mut link = node.link.lock().await;
         if let Some(client) = link.live() {

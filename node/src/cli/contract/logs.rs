@@ -3,8 +3,11 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use ghost_proto::{Address, limits::LOG_TOPICS_MAX};
-use ghost_protocol::client::{Log, LogFilter, LogPlace, LogQuery};
+use ghost_proto::{Address, Multiaddr, limits::LOG_TOPICS_MAX};
+use ghost_protocol::{
+    Identity,
+    client::{FollowFrom, Log, LogFilter, LogPlace, LogQuery, Pool, PoolConfig},
+};
 use serde_json::{Value, json};
 
 use super::{Abi, log_json, log_text};
@@ -31,11 +34,17 @@ pub(super) struct LogsArgs {
     /// What the contract understands: the JSON ABI, or the compiler's artifact
     #[arg(long, value_name = "FILE")]
     abi: Option<PathBuf>,
-    /// First height to look at
-    #[arg(long, value_name = "HEIGHT", default_value_t = 0)]
-    from_height: u64,
-    /// Last height to look at [default: the head]
+    /// First height to look at [default: 0; with --follow the next block]
     #[arg(long, value_name = "HEIGHT")]
+    from_height: Option<u64>,
+    /// Go on with what comes; if the connection breaks, or the node stops, from where it was
+    #[arg(long)]
+    follow: bool,
+    /// With --follow: go on at this node if the other one fails; may be given again
+    #[arg(long, value_name = "MULTIADDR", requires = "follow")]
+    also: Vec<Multiaddr>,
+    /// Last height to look at [default: the head]
+    #[arg(long, value_name = "HEIGHT", conflicts_with = "follow")]
     to_height: Option<u64>,
 }
 
@@ -70,9 +79,15 @@ pub(super) async fn run(globals: &Globals, args: &LogsArgs, out: &Out) -> Result
     let abi = Abi::load(args.abi.as_deref())?;
     let filter = filter(args, &abi)?;
     let connected = connect(globals).await?;
+    if args.follow {
+        let mut nodes = vec![connected.address.clone()];
+        nodes.extend(args.also.iter().cloned());
+        connected.client.close().await;
+        return follow(globals, args, &abi, filter, nodes, out).await;
+    }
     let mut query = LogQuery {
         filter,
-        from: LogPlace { height: args.from_height, ..LogPlace::default() },
+        from: LogPlace { height: args.from_height.unwrap_or_default(), ..LogPlace::default() },
         to_height: args.to_height,
         limit: 0,
     };
@@ -92,4 +107,34 @@ pub(super) async fn run(globals: &Globals, args: &LogsArgs, out: &Out) -> Result
     }
     connected.client.close().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Until the reader has enough. An undone log is a line of its own.
+async fn follow(
+    globals: &Globals,
+    args: &LogsArgs,
+    abi: &Abi,
+    filter: LogFilter,
+    nodes: Vec<Multiaddr>,
+    out: &Out,
+) -> Result<ExitCode, Failure> {
+    let config = PoolConfig { timeout: globals.timeout, ..PoolConfig::new(Identity::generate()) };
+    let from = args.from_height.map_or(FollowFrom::Now, FollowFrom::Height);
+    let mut subscription = Pool::new(config, nodes).subscribe_logs(filter, from);
+    loop {
+        let batch = subscription.next().await?;
+        if batch.reverted {
+            out.remark(format!("reorganised: forget what stands above height {}", batch.at.seq));
+            if out.is_json() {
+                out.answer(&json!({ "reverted_above": batch.at.seq }), "")?;
+            }
+        }
+        for log in &batch.logs {
+            if out.is_json() {
+                out.answer(&to_json(abi, log), "")?;
+            } else {
+                out.bytes(to_text(abi, log).as_bytes())?;
+            }
+        }
+    }
 }
