@@ -56,7 +56,7 @@ use crate::{
     home::{Home, HomeError, read_key_file},
     metrics::Metrics,
     services::{
-        chain::{ChainService, HeadNote, ToChain, Underway},
+        chain::{ChainService, HeadNote, ToChain},
         conduct::Conduct,
         contracts::Contracts,
         events,
@@ -65,6 +65,7 @@ use crate::{
         rpc::{self, Access, Rpc},
         serve,
         transactions::{Submission, TransactionService, accounts_of},
+        underway::Underway,
     },
     store::{ChainStore, SledStore, StoreError},
 };
@@ -193,9 +194,9 @@ impl RunningNode {
         &self.metrics
     }
 
-    /// Does what the remote call of that name does.
+    /// Does what the remote call of that name does, without hiding where the transactions come from.
     pub async fn submit(&self, transactions: Vec<bytes::Bytes>) -> message::SubmitAnswer {
-        self.submissions.submit(transactions).await
+        self.submissions.submit(transactions, message::Privacy::Fast).await
     }
 
     /// How many transactions wait for a block.
@@ -314,6 +315,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let consensus = inbox.pushes(StreamType::Consensus, 256);
     let tx_pushes = inbox.pushes(StreamType::TxPush, 64);
     let tx_asked = inbox.requests(StreamType::TxFetch, 256);
+    let tx_compared = inbox.requests(StreamType::TxSync, 64);
     let block_asked = inbox.requests(StreamType::BlockFetch, 64);
     let sync_asked = inbox.requests(StreamType::Sync, 64);
     let discovery_asked = inbox.requests(StreamType::Discovery, 64);
@@ -450,6 +452,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             heads,
             progress,
             underway: underway.clone(),
+            relay_seed: draw("ghost 2026 compact blocks"),
             listen_first,
         }
         .run(),
@@ -461,18 +464,20 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             views: views.clone(),
             salt,
             seed: draw("ghost 2026 relay"),
+            stem_seed: draw("ghost 2026 stem"),
             entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
             conduct,
             metrics: metrics.clone(),
             commands: transaction_commands,
             pushes: tx_pushes,
             asked: tx_asked,
+            compared: tx_compared,
             stats,
         }
         .run(),
     );
-    tasks.spawn(serve::run(block_asked, views.clone(), underway.clone()));
-    tasks.spawn(serve::run(sync_asked, views.clone(), underway));
+    tasks.spawn(serve::run(block_asked, views.clone(), underway.clone(), draw("ghost 2026 compact answers")));
+    tasks.spawn(serve::run(sync_asked, views.clone(), underway, draw("ghost 2026 compact answers")));
     tasks.spawn(events::run(events_asked, heads_seen.clone(), access.clone()));
     let submissions = Submission {
         pool: pool.clone(),

@@ -11,4 +11,5 @@ mod fuzz_smoke;
 mod malformed;
 mod round_trip;
 mod samples;
+mod sketch;
 mod vectors;

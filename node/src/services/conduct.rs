@@ -32,7 +32,8 @@ impl Offence {
             | Self::Transaction(Tx::InvalidTransaction)
             | Self::InvalidVote
             | Self::InvalidCertificate => conduct::Offence::InvalidData,
-            Self::Block(Block::Unrequested) | Self::Transaction(Tx::Unrequested | Tx::PushTooLarge) => {
+            Self::Block(Block::Unrequested)
+            | Self::Transaction(Tx::Unrequested | Tx::PushTooLarge | Tx::FalseSketch) => {
                 conduct::Offence::ProtocolViolation
             }
             Self::Block(Block::BodiesWithheld) => conduct::Offence::NotDelivered,

@@ -17,8 +17,6 @@ use super::{
     contract::{array, nonsense},
     found, unexpected,
 };
-use crate::request::RequestError;
-
 macro_rules! calls {
     ($asker:ty) => {
         impl $asker {
@@ -27,22 +25,31 @@ macro_rules! calls {
             expect_answer!(self.ask(&message::StatusRequest {}.to_frame()).await?.frame, Status)
         }
 
-        /// Submits signed transactions; the results stand in their order. At most 1,024 transactions and
-        /// 256 KiB at once.
+        /// Submits signed transactions to be relayed at once; the results stand in their order. At most
+        /// 1,024 transactions and 256 KiB at once.
         pub async fn submit(&self, transactions: Vec<Bytes>) -> Result<Vec<message::SubmitResult>, CallError> {
-                    let bytes: usize = transactions.iter().map(Bytes::len).sum();
+            self.submit_with(transactions, message::Privacy::Fast).await
+        }
+
+        /// As [`Self::submit`], by the way that `privacy` names. What goes by a stem is in no mempool, and
+        /// not in the account's next nonce, for some seconds.
+        pub async fn submit_with(
+            &self,
+            transactions: Vec<Bytes>,
+            privacy: message::Privacy,
+        ) -> Result<Vec<message::SubmitResult>, CallError> {
+            let bytes: usize = transactions.iter().map(Bytes::len).sum();
             if transactions.len() > SUBMIT_TXS_MAX || bytes > TX_BATCH_BYTES_MAX {
                 return Err(CallError::Invalid(format!(
                     "{} transactions of {bytes} bytes are too many for one call; {SUBMIT_TXS_MAX} of {TX_BATCH_BYTES_MAX} bytes fit",
                     transactions.len()
                 )));
             }
-            let request = message::SubmitRequest { transactions };
+            let request = message::SubmitRequest { transactions, privacy: privacy.into() };
             let answer = expect_answer!(self.tell(&request.to_frame()).await?.frame, SubmitAnswer)?;
             if answer.results.len() != request.transactions.len() {
-                let reason =
-                    format!("{} results for {} transactions", answer.results.len(), request.transactions.len());
-                return Err(CallError::Request(RequestError::Unexpected(reason)));
+                let (results, sent) = (answer.results.len(), request.transactions.len());
+                return Err(nonsense(format_args!("{results} results for {sent} transactions")));
             }
             Ok(answer.results)
         }

@@ -509,6 +509,14 @@ impl Link {
         self.connection.rtt()
     }
 
+    /// A key that both sides of this connection know and nobody else: exported from TLS (RFC 8446 §7.5) under
+    /// the label `EXPORTER-ghost-short-id`. `None` only if the handshake is not complete.
+    pub fn short_id_key(&self) -> Option<[u8; 16]> {
+        let mut key = [0; 16];
+        self.connection.export_keying_material(&mut key, b"EXPORTER-ghost-short-id", &[]).ok()?;
+        Some(key)
+    }
+
     /// UDP bytes received and sent.
     pub fn udp_bytes(&self) -> (u64, u64) {
         let stats = self.connection.stats();
