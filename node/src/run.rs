@@ -58,7 +58,9 @@ use crate::{
     services::{
         chain::{ChainService, HeadNote, ToChain},
         conduct::Conduct,
+        contracts::Contracts,
         events,
+        execution::Execution,
         peers::{PeerBook, PeerService, ToPeers, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
@@ -500,6 +502,11 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         peer_book: book.clone(),
         external: config.network.external_address.as_ref().map(ToString::to_string).unwrap_or_default(),
         metrics: metrics.clone(),
+        contracts: Contracts {
+            views: views.clone(),
+            execution: Execution::new(),
+            key: Arc::new(identity.key().clone()),
+        },
     };
     tasks.spawn(rpc::run(rpc, rpc_asked));
     let peers = PeerService {

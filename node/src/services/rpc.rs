@@ -8,7 +8,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use ghost_frames::{Code, EncodedFrame, Frame, Payload};
+use ghost_frames::{
+    Code, EncodedFrame, Frame, Payload,
+    contract::{CallAnswer, CallRequest, EstimateRequest, SimulateRequest},
+};
 use ghost_mempool_relay::{
     pool::Pool,
     sync::{SyncProgress, SyncState},
@@ -22,6 +25,7 @@ use tokio::{
 };
 
 use super::{
+    contracts::Contracts,
     peers::{PeerBook, ToPeers},
     submission::Submission,
     transactions::accounts_of,
@@ -71,10 +75,11 @@ pub(crate) struct Rpc {
     pub(crate) peer_book: PeerBook,
     pub(crate) external: String,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) contracts: Contracts,
 }
 
 /// Why a call has no answer.
-struct Failure {
+pub(crate) struct Failure {
     code: message::RpcCode,
     message: String,
     retry_after: Duration,
@@ -85,11 +90,29 @@ impl Failure {
         Self { code, message: message.into(), retry_after: Duration::ZERO }
     }
 
-    fn invalid(message: impl Into<String>) -> Self {
+    /// As it travels.
+    pub(crate) fn frame(self) -> EncodedFrame {
+        message::RpcFailure {
+            code: self.code.into(),
+            message: self.message,
+            retry_after_ms: self.retry_after.as_millis() as u32,
+        }
+        .to_frame()
+    }
+
+    pub(crate) fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
+        Self { retry_after, ..Self::new(message::RpcCode::RpcBusy, message) }
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(message::RpcCode::RpcInternal, message)
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(message::RpcCode::RpcInvalid, message)
     }
 
-    fn not_found(message: impl Into<String>) -> Self {
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(message::RpcCode::RpcNotFound, message)
     }
 }
@@ -145,12 +168,7 @@ impl Rpc {
         let frame = match answer {
             Ok(Some(frame)) => frame,
             Ok(None) => return responder.refuse(Code::ProtocolViolation),
-            Err(failure) => message::RpcFailure {
-                code: failure.code.into(),
-                message: failure.message,
-                retry_after_ms: failure.retry_after.as_millis() as u32,
-            }
-            .to_frame(),
+            Err(failure) => failure.frame(),
         };
         // An asker that is gone wants no answer.
         let _ = responder.answer(&frame).await;
@@ -162,6 +180,7 @@ impl Rpc {
             return Err(Failure::new(message::RpcCode::RpcDenied, reason));
         }
         let view = self.views.load_full();
+        let peer = session.map(Session::peer);
         Ok(Some(match frame {
             Frame::StatusRequest(_) => self.status(&view).to_frame(),
             Frame::SubmitRequest(request) => {
@@ -175,6 +194,19 @@ impl Rpc {
             Frame::TransactionRequest(request) => self.transaction(&view, &request.id)?.to_frame(),
             Frame::BlockRequest(request) => block(&view, &request)?.to_frame(),
             Frame::AccountRequest(request) => self.account(&view, &request.address)?.to_frame(),
+            Frame::CallRequest(CallRequest(call)) => {
+                CallAnswer(self.contracts.call(peer, &call).await?).to_frame()
+            }
+            Frame::SimulateRequest(SimulateRequest(call)) => {
+                self.contracts.simulate(peer, &call).await?.to_frame()
+            }
+            Frame::EstimateRequest(EstimateRequest(call)) => {
+                self.contracts.estimate(peer, &call).await?.to_frame()
+            }
+            Frame::ReceiptRequest(request) => self.contracts.receipt(&view, &request.id)?.to_frame(),
+            Frame::LogsRequest(request) => self.contracts.logs(peer, request).await?.to_frame(),
+            Frame::CodeRequest(request) => self.contracts.code(&request)?.to_frame(),
+            Frame::StorageRequest(request) => self.contracts.storage(&request)?.to_frame(),
             Frame::PendingRequest(request) => self.pending(request.limit).to_frame(),
             Frame::PeersListRequest(_) => {
                 self.operator_only(session)?;
@@ -299,6 +331,11 @@ impl Rpc {
             nonce: account.nonce,
             next_nonce,
             at: Some(block_ref(view.head())),
+            engine: account.contract.map_or(0, |contract| contract.engine.0.into()),
+            code_hash: account
+                .contract
+                .map(|contract| Bytes::copy_from_slice(&contract.code_hash))
+                .unwrap_or_default(),
         })
     }
 
