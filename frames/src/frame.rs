@@ -147,7 +147,7 @@ frames! {
     /// A transaction by id.
     TransactionRequest(message::TransactionRequest) = 0x65, max 64, on [Rpc];
     /// The transaction and where it stands.
-    TransactionAnswer(message::TransactionAnswer) = 0x66, max limits::TX_BYTES_MAX + KIB, on [Rpc];
+    TransactionAnswer(message::TransactionAnswer) = 0x66, max limits::TX_BYTES_MAX + limits::RECEIPT_BYTES_MAX + KIB, on [Rpc];
     /// A block by height or id.
     BlockRequest(message::BlockRequest) = 0x67, max 64, on [Rpc];
     /// The block, in the detail asked for.

@@ -68,6 +68,7 @@ pub struct Transactions {
 
 impl Payload for TxAnnounce {
     fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(self.entries.len() * ANNOUNCE_ENTRY_LEN);
         for entry in &self.entries {
             out.extend_from_slice(&entry.id.0.to_be_bytes());
             out.extend_from_slice(&entry.bytes.to_be_bytes());
@@ -115,6 +116,8 @@ impl Payload for TxRequest {
 
 impl Payload for Transactions {
     fn encode(&self, out: &mut Vec<u8>) {
+        let varint_len_max = 4;
+        out.reserve(self.transactions.iter().map(|tx| varint_len_max + tx.bytes().len()).sum());
         for tx in &self.transactions {
             put_var_bytes(out, tx.bytes());
         }

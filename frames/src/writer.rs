@@ -5,6 +5,9 @@ use ghost_proto::layout::{LayoutError, put_varint};
 
 use crate::kind::Kind;
 
+/// Longest head of a frame: two varints of 8 bytes.
+const HEAD_BYTES_MAX: usize = 16;
+
 /// What the registry says of a payload type. Implemented by the registry alone.
 pub trait Registered {
     /// Its kind.
@@ -26,16 +29,22 @@ pub trait Payload: Registered + Sized {
     /// # Panics
     /// In debug builds, if the payload is longer than its kind allows: whoever made it had to cut it.
     fn to_frame(&self) -> EncodedFrame {
-        let mut payload = Vec::new();
-        self.encode(&mut payload);
+        // Encoded once, behind room for a head of any length, which is then put right before it.
+        let mut out = vec![0; HEAD_BYTES_MAX];
+        self.encode(&mut out);
+        let length = out.len() - HEAD_BYTES_MAX;
         debug_assert!(
-            payload.len() <= Self::PAYLOAD_MAX,
-            "kind {} takes {} bytes, got {}",
+            length <= Self::PAYLOAD_MAX,
+            "kind {} takes {} bytes, got {length}",
             Self::KIND,
             Self::PAYLOAD_MAX,
-            payload.len()
         );
-        EncodedFrame::new(Self::KIND, &payload)
+        let mut head = Vec::with_capacity(HEAD_BYTES_MAX);
+        put_varint(&mut head, Self::KIND.0);
+        put_varint(&mut head, length as u64);
+        let start = HEAD_BYTES_MAX - head.len();
+        out[start..HEAD_BYTES_MAX].copy_from_slice(&head);
+        EncodedFrame { kind: Self::KIND, bytes: Bytes::from(out).slice(start..) }
     }
 }
 
@@ -87,5 +96,27 @@ impl EncodedFrame {
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        control::Ping,
+        tx::{ShortId, TxAnnounce, TxAnnounceEntry},
+    };
+
+    #[test]
+    fn a_payload_is_framed_as_its_bytes_are() {
+        let entry = TxAnnounceEntry { id: ShortId(1), bytes: 200, fee_class: 3 };
+        // Lengths whose varint takes one byte, two bytes, and the edge between them.
+        for count in [1, 4, 5, 500] {
+            let announce = TxAnnounce { entries: vec![entry; count] };
+            let mut payload = Vec::new();
+            announce.encode(&mut payload);
+            assert_eq!(announce.to_frame(), EncodedFrame::new(TxAnnounce::KIND, &payload));
+        }
+        assert_eq!(Ping(7).to_frame().bytes().as_ref(), [1, 8, 0, 0, 0, 0, 0, 0, 0, 7]);
     }
 }

@@ -330,6 +330,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let local: Vec<Multiaddr> =
         overlay.local_addresses().into_iter().take(listening).map(of_socket).collect();
     let listen: Vec<Multiaddr> = local.iter().map(|address| with_peer(address.clone(), peer_id)).collect();
+    metrics.watch_traffic(tally.clone());
     metrics.watch_events(Box::new(move || {
         tally
             .snapshot()

@@ -384,7 +384,7 @@ mod tests {
             })
             .collect();
         sort_canonically(&parent, &mut transactions);
-        let receipts = vec![Receipt { outcome: Outcome::Done, gas_used: 21_000 }; 20];
+        let receipts = vec![Receipt::plain(Outcome::Done, 21_000); 20];
         let builder =
             BlockBuilder { parent, height: 9, slot: 11, proposer: 0, transactions, receipts, state: [1; 32] };
         (builder.seal(&GenesisId([1; 32]), &proposer), proposer)

@@ -6,8 +6,22 @@
 /// Largest signed transaction, in bytes: contract code of 96 KiB and its frame fit.
 pub const TX_BYTES_MAX: usize = 128 * 1024;
 
-/// Smallest signed transaction, in bytes (a transfer without payload); see [`crate::tx`].
-pub const TX_BYTES_MIN: usize = 167;
+/// Smallest signed transaction, in bytes: a deployment of one byte of code; see [`crate::tx`].
+/// 66 before the action, 1 + 16 + 2 + 1 for it, 64 of signature.
+pub const TX_BYTES_MIN: usize = 150;
+
+/// Most bytes of a transaction's output that its receipt keeps; what is beyond is cut off.
+pub const RECEIPT_OUTPUT_BYTES_MAX: usize = 1024;
+
+/// Largest encoded receipt, in bytes: about 1,700 token transfers of 151 bytes each. A transaction
+/// that logs more is undone.
+pub const RECEIPT_BYTES_MAX: usize = 256 * 1024;
+
+/// Most topics of a log entry, as in the EVM.
+pub const LOG_TOPICS_MAX: usize = 4;
+
+/// Bytes of a log entry without topics and data: address, topic count, length of the data.
+pub const LOG_BYTES_MIN: usize = 20 + 1 + 1;
 
 /// Largest block body, in bytes. A chain's genesis may set less, never more.
 pub const BLOCK_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;

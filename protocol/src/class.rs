@@ -6,7 +6,7 @@
 //!
 //! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M =
 //! 2.3 MiB; sent and not acknowledged, 1.5 MiB, together less than 4 MiB; incoming, what the
-//! connection's flow control window allows, 2 MiB; answers to its requests, one chunk each for
+//! connection's flow control window allows, 3.25 MiB; answers to its requests, one chunk each for
 //! 64 + 16 + 8 + 8 + 4 + 2 requests.
 
 use std::time::Duration;

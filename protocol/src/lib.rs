@@ -13,7 +13,8 @@
 //! - [`client`]: what a program that is not a node uses.
 //!
 //! # Running tasks
-//! An overlay runs one task that accepts connections; a session runs one that accepts streams, one
+//! An overlay runs one task that accepts connections; a session runs one that accepts streams and reads
+//! the control stream, one
 //! for each incoming stream while it is open, and one for each outgoing push stream while its
 //! outbox is not empty. An idle session therefore costs one parked task and one control stream.
 //!

@@ -280,7 +280,7 @@ impl Overlay {
         if peer == self.peer_id() {
             return Err(HelloError::SelfDial.into());
         }
-        if let Some(session) = self.session(&peer) {
+        if let Some(session) = self.session(&peer).filter(|session| !session.is_closing()) {
             return Ok(session);
         }
         let Some(endpoint) = self.endpoint_for(&address) else {
@@ -302,7 +302,8 @@ impl Overlay {
     async fn accept(self, endpoint: Endpoint) {
         let admit = |address| self.0.accepting.load(Ordering::Relaxed) && (self.0.gate.address)(address);
         while let Some(incoming) = endpoint.accept(admit).await {
-            run_or_spawn(self.clone().receive(incoming));
+            // Always a task: spawned after it woke whoever answers early data, it would run before them.
+            tokio::spawn(self.clone().receive(incoming));
         }
     }
 

@@ -1,12 +1,6 @@
 //! Requests: a two-way stream each, with a deadline and a way to cancel.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use ghost_frames::{Code, DecodeError, EncodedFrame, Frame, FrameReader, StreamType};
@@ -17,9 +11,9 @@ use tokio::{
 };
 
 use crate::{
-    class::frame_deadline,
+    class::{Class, frame_deadline},
     session::{
-        Session,
+        Asking, Session,
         stream::{StreamEnd, read_frame},
     },
     tally::{Event, Tally},
@@ -121,13 +115,23 @@ impl StreamEnd {
 pub struct Answer {
     recv: RecvStream,
     reader: FrameReader,
+    class: Class,
     patience: Duration,
     ended: bool,
+    tally: Tally,
+    _asking: Option<Asking>,
 }
 
 impl Answer {
-    pub(crate) fn new(recv: RecvStream, stream: StreamType, patience: Duration) -> Self {
-        Self { recv, reader: FrameReader::new(stream), patience, ended: false }
+    pub(crate) fn new(
+        recv: RecvStream,
+        stream: StreamType,
+        patience: Duration,
+        tally: Tally,
+        asking: Option<Asking>,
+    ) -> Self {
+        let reader = FrameReader::new(stream);
+        Self { recv, reader, class: Class::of(stream), patience, ended: false, tally, _asking: asking }
     }
 
     /// The next frame, or `None` at the end. Each may take as long as the request allowed, and a
@@ -138,7 +142,10 @@ impl Answer {
         }
         let deadline = Instant::now() + self.patience;
         match read_frame(&mut self.recv, &mut self.reader, Some(deadline)).await {
-            Ok((frame, _)) => Ok(Some(frame)),
+            Ok((frame, bytes)) => {
+                self.tally.received(self.class, 1, bytes);
+                Ok(Some(frame))
+            }
             Err(StreamEnd::Finished) => {
                 self.ended = true;
                 Ok(None)
@@ -157,7 +164,10 @@ impl Answer {
             return Ok(None);
         }
         match read_frame(&mut self.recv, &mut self.reader, None).await {
-            Ok((frame, _)) => Ok(Some(frame)),
+            Ok((frame, bytes)) => {
+                self.tally.received(self.class, 1, bytes);
+                Ok(Some(frame))
+            }
             Err(end) => {
                 self.ended = true;
                 if matches!(end, StreamEnd::Finished) { Ok(None) } else { Err(end.into()) }
@@ -185,15 +195,16 @@ impl Drop for Answer {
 /// Counts a request as being served for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Served {
-    count: Arc<AtomicU16>,
     session: Session,
+    class: Class,
     finished: Option<oneshot::Sender<()>>,
 }
 
 impl Served {
-    pub(crate) fn new(count: Arc<AtomicU16>, session: Session) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self { count, session, finished: None }
+    /// Begins to count, and says how many requests of the class there are with this one.
+    pub(crate) fn begin(session: Session, class: Class) -> (Self, u16) {
+        let serving = session.request_began(class);
+        (Self { session, class, finished: None }, serving)
     }
 
     /// The receiver learns when the answer is finished; it fails if the request is refused.
@@ -206,8 +217,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        self.session.request_ended();
+        self.session.request_ended(self.class);
     }
 }
 
@@ -223,6 +233,7 @@ pub struct Responder {
     send: SendStream,
     done: bool,
     tally: Tally,
+    /// None for an answer to 0-RTT data.
     served: Option<Served>,
 }
 
@@ -235,8 +246,22 @@ impl Responder {
     /// [`frame_deadline`] allows; then the stream is reset as too slow.
     pub async fn send(&mut self, frame: &EncodedFrame) -> Result<(), AskerGone> {
         let deadline = Instant::now() + frame_deadline(frame.len());
-        match timeout_at(deadline, self.send.write_chunk(frame.bytes().clone())).await {
-            Ok(Ok(())) => Ok(()),
+        let Self { send, served, .. } = self;
+        let write = async {
+            match served {
+                Some(Served { session, class, .. }) => {
+                    session.write(*class, send, frame.bytes().clone()).await
+                }
+                None => send.write_chunk(frame.bytes().clone()).await,
+            }
+        };
+        match timeout_at(deadline, write).await {
+            Ok(Ok(())) => {
+                // Only remote calls are answered before there is a session.
+                let class = self.served.as_ref().map_or(Class::Rpc, |served| served.class);
+                self.tally.sent(class, 1, frame.len());
+                Ok(())
+            }
             Ok(Err(_)) => {
                 self.done = true;
                 Err(AskerGone)

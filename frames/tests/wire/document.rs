@@ -88,6 +88,10 @@ fn the_table_of_limits_is_the_code() {
     let rows = rows![
         TX_BYTES_MIN,
         TX_BYTES_MAX,
+        RECEIPT_OUTPUT_BYTES_MAX,
+        RECEIPT_BYTES_MAX,
+        LOG_TOPICS_MAX,
+        LOG_BYTES_MIN,
         TX_BATCH_MAX,
         TX_BATCH_BYTES_MAX,
         SUBMIT_TXS_MAX,

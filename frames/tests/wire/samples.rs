@@ -101,7 +101,9 @@ impl State {
 
     /// A transfer whose sender can pay it.
     fn execute(&mut self, tx: &SignedTransaction, proposer: &Address) {
-        let Action::Transfer { to, value, payload } = &tx.body().action;
+        let Action::Transfer { to, value, payload } = &tx.body().action else {
+            panic!("{:?}", tx.body().action)
+        };
         let fee = u128::from(intrinsic_gas(payload)) * u128::from(tx.body().gas_price);
         let sender = self.0.get_mut(&tx.sender()).unwrap();
         assert_eq!(sender.0, tx.body().nonce);
@@ -168,7 +170,10 @@ impl World {
         block::sort_canonically(&genesis.block_id(), &mut transactions);
         let receipts: Vec<_> = transactions
             .iter()
-            .map(|tx| Receipt { outcome: Outcome::Done, gas_used: intrinsic_gas(tx.body().payload()) })
+            .map(|tx| match &tx.body().action {
+                Action::Transfer { payload, .. } => Receipt::plain(Outcome::Done, intrinsic_gas(payload)),
+                other => panic!("{other:?}"),
+            })
             .collect();
         let mut state = State::of(&genesis);
         for tx in &transactions {

@@ -36,7 +36,7 @@ pub const PARALLEL_BYTES_MIN: usize = 128 * 1024;
 /// Blocks being put together at one time: an honest chain has one, a fork two.
 pub const REBUILDS_MAX: usize = 8;
 
-/// Transactions of those together: 2 × 198,546 slots of 0.3 KiB, 120 MB, what two of the largest blocks take once parsed.
+/// Transactions of those together: 2 × 220,752 slots of 0.3 KiB, 140 MB, what two of the largest blocks take once parsed.
 pub const REBUILD_TXS_MAX: usize = 2 * BLOCK_TXS_MAX;
 
 /// Bytes that count as progress. A peer that trickles less than this each second is asked beside another.
@@ -139,6 +139,7 @@ struct Fetch {
     /// What nobody is asked for now.
     free: Vec<u32>,
     not_before: Instant,
+    told: Instant,
     /// What was put together from short ids was not the block, or hardly any of it was in the pool. Not tried again: each try costs
     /// a pass over the pool.
     whole_only: bool,
@@ -294,12 +295,18 @@ impl FetchTracker {
             stage: if compact { Stage::Compact } else { Stage::Whole },
             free: vec![THE_WHOLE],
             not_before,
+            told: now,
             whole_only: false,
         });
         fetch.not_before = fetch.not_before.min(not_before);
         if fetch.source(&peer).is_none() {
             fetch.sources.push(Source { peer, turn: Turn::Ready { from: now }, failures: 0 });
         }
+    }
+
+    /// When it was first heard of.
+    pub(crate) fn told(&self, id: &BlockId) -> Option<Instant> {
+        self.wanted.get(id).map(|fetch| fetch.told)
     }
 
     /// True if short ids for this block are of use: it is wanted, and neither being put together nor on its way whole.

@@ -19,7 +19,7 @@ use ghost_frames::{
     sync::CertificateRequest,
 };
 use ghost_mempool_relay::{
-    block::Received,
+    block::{BlockStats, Received},
     pool::{HeadChange as PoolHeadChange, Pool},
     sync::{
         BlockSync, CertificateVerdict, Config as SyncConfig, Effect, HeaderVerdict, HeadersVerdict,
@@ -110,7 +110,11 @@ struct Running {
     unflushed: u32,
     /// Sent again to whoever connects: votes cast alone would reach nobody.
     last_vote: Option<Vote>,
+    /// Our latest slot, while nothing was proposed in it.
+    turn: Option<u64>,
     tip_is_stale: bool,
+    /// What was counted already.
+    counted: BlockStats,
 }
 
 impl ChainService {
@@ -132,7 +136,9 @@ impl ChainService {
             sessions: BTreeMap::new(),
             unflushed: 0,
             last_vote: None,
+            turn: None,
             tip_is_stale: false,
+            counted: BlockStats::default(),
         }
         .run()
         .await
@@ -189,8 +195,34 @@ impl Running {
         }
         self.propose().await?;
         self.vote().await?;
-        self.service.progress.send_replace(self.sync.progress(now));
+        let progress = self.sync.progress(now);
+        let metrics = &self.service.metrics;
+        metrics.sync_target_height.set(progress.target.max(progress.height) as i64);
+        metrics.syncing.set(i64::from(progress.state == SyncState::Syncing));
+        self.service.progress.send_replace(progress);
+        self.count_blocks();
         Ok(())
+    }
+
+    fn count_blocks(&mut self) {
+        let (now, metrics) = (self.sync.block_stats(), &self.service.metrics);
+        let before = std::mem::replace(&mut self.counted, now);
+        for (counter, now, before) in [
+            (&metrics.relay_blocks_whole, now.whole, before.whole),
+            (&metrics.relay_blocks_compact, now.rebuilt, before.rebuilt),
+            (&metrics.relay_blocks_compact_at_once, now.rebuilt_at_once, before.rebuilt_at_once),
+            (&metrics.relay_blocks_compact_failed, now.whole_instead, before.whole_instead),
+            (&metrics.relay_duplicate_blocks, now.whole_known, before.whole_known),
+            (&metrics.relay_block_transactions_found, now.transactions_found, before.transactions_found),
+            (&metrics.relay_block_transactions_lacked, now.transactions_lacked, before.transactions_lacked),
+            (&metrics.relay_block_requests, now.requests, before.requests),
+            (&metrics.relay_block_bytes, now.bytes, before.bytes),
+        ] {
+            counter.inc_by(now - before);
+        }
+        for wait in self.sync.take_waits() {
+            metrics.block_arrival_seconds.observe(wait.as_secs_f64());
+        }
     }
 
     fn view(&self) -> Arc<HeadView> {
@@ -457,6 +489,7 @@ impl Running {
         let verified = |id: &TxId| verified.contains(id);
         let now = self.service.clock.unix_ms();
         let behind = self.sync.progress(Instant::now().into_std()).headers_ahead > BEHIND_HEADERS;
+        let begun = Instant::now();
         let result = if behind {
             self.unflushed += 1;
             self.service.chain.import_later(block.as_ref().clone(), verified, now)
@@ -467,6 +500,7 @@ impl Running {
             self.unflushed = 0;
             self.service.chain.flush()?;
         }
+        self.service.metrics.block_import_seconds.observe(begun.elapsed().as_secs_f64());
         self.service.underway.imported(&id);
         let outcome = match result {
             Ok(imported) => {
@@ -478,7 +512,10 @@ impl Running {
                 match error.blame() {
                     Blame::Ourselves => return Err(import_store_error(error)),
                     Blame::Nobody => ImportOutcome::Failed,
-                    Blame::Sender | Blame::Proposer => ImportOutcome::Invalid,
+                    Blame::Sender | Blame::Proposer => {
+                        self.service.metrics.blocks_invalid.inc();
+                        ImportOutcome::Invalid
+                    }
                 }
             }
         };
@@ -510,6 +547,9 @@ impl Running {
         let Some(slot) = self.service.chain.duty(now) else { return Ok(()) };
         // A block on a head that is known to be old would only be a fork. Headers carry signatures of
         // the authorities, so no peer can silence this node with claims.
+        if self.turn.replace(slot).is_some_and(|turn| turn != slot) {
+            self.service.metrics.slots_missed.inc();
+        }
         let behind = self.sync.progress(Instant::now().into_std()).headers_ahead > BEHIND_HEADERS;
         if behind || self.service.listen_first.is_some_and(|until| Instant::now() < until) {
             return Ok(());
@@ -521,6 +561,7 @@ impl Running {
         };
         match self.service.chain.propose(slot, candidates, now) {
             Ok(proposed) => {
+                self.turn = None;
                 self.service.metrics.blocks_proposed.inc();
                 let block = Arc::new(proposed.block);
                 self.service.underway.insert(&block);
@@ -577,6 +618,7 @@ impl Running {
         let outcome = self.service.chain.on_vote(vote)?;
         match outcome.verdict {
             VoteVerdict::Added(_) => {
+                self.service.metrics.votes_received.inc();
                 self.gossip(&VoteFrame(vote).to_frame(), Some(peer));
             }
             VoteVerdict::Equivocates(evidence) => {
@@ -641,6 +683,11 @@ impl Running {
         let metrics = &self.service.metrics;
         metrics.head_height.set(change.new.height as i64);
         metrics.transactions_included.inc_by(change.included.len() as u64);
+        if let Some(slot) = change.new.slot.filter(|_| metrics.syncing.get() == 0) {
+            let now = self.service.clock.unix_ms();
+            let delay = now.saturating_sub(self.genesis.slot_start_unix_ms(slot));
+            metrics.block_delay_seconds.observe(delay as f64 / 1000.0);
+        }
         if std::mem::take(&mut self.tip_is_stale) {
             self.service.conduct.tip(false);
         }
@@ -683,9 +730,11 @@ impl Running {
     }
 }
 
+/// Whose balance a transaction may raise, as far as it says.
 fn receiver(tx: &SignedTransaction) -> Address {
     match &tx.body().action {
-        Action::Transfer { to, .. } => *to,
+        Action::Transfer { to, .. } | Action::Call { to, .. } => *to,
+        Action::Deploy { .. } => tx.sender(),
     }
 }
 

@@ -53,9 +53,11 @@ pub(crate) fn run_or_spawn(task: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// Runs a session until its connection is over.
-pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
-    let Greeted { control, reader, pushes, requests } = greeted;
-    tokio::spawn(read_control(session.clone(), control, reader));
+///
+/// Not an `async fn`, and nothing large is held where it waits: this future is most of what an idle
+/// session costs above its connection.
+pub(crate) fn drive(session: Session, greeted: Greeted) -> impl Future<Output = Closed> {
+    let Greeted { mut control, mut reader, pushes, requests } = greeted;
     for recv in pushes {
         session.0.reading.fetch_add(1, Ordering::Relaxed);
         tokio::spawn(read_push(session.clone(), recv));
@@ -63,14 +65,16 @@ pub(crate) async fn drive(session: Session, greeted: Greeted) -> Closed {
     for (send, recv) in requests {
         run_or_spawn(serve_request(session.clone(), send, recv));
     }
-    // Ends with the connection, after what arrived before its end.
-    accept_streams(&session).await;
-    let closed = session.closed().await;
-    session.0.context.tally.count_closed(&closed);
-    session.0.ended.notify_waiters();
-    // Nobody will answer these.
-    session.0.pings.lock().expect("no code panics while it holds the pings").clear();
-    closed
+    async move {
+        // Both end with the connection, after what arrived before its end.
+        tokio::join!(accept_streams(&session), read_control(&session, &mut control, &mut reader));
+        let closed = session.closed().await;
+        session.0.context.tally.count_closed(&closed);
+        session.0.ended.notify_waiters();
+        // Nobody will answer these.
+        session.0.pings.lock().expect("no code panics while it holds the pings").clear();
+        closed
+    }
 }
 
 async fn accept_streams(session: &Session) {
@@ -129,9 +133,9 @@ impl Inner {
     }
 }
 
-async fn read_control(session: Session, mut recv: RecvStream, mut reader: FrameReader) {
+async fn read_control(session: &Session, recv: &mut RecvStream, reader: &mut FrameReader) {
     loop {
-        let (frame, bytes) = match read_frame(&mut recv, &mut reader, None).await {
+        let (frame, bytes) = match read_frame(recv, reader, None).await {
             Ok(read) => read,
             // The peer drains: all it had to push has arrived, and it will close.
             Err(StreamEnd::Finished) => {
@@ -143,23 +147,35 @@ async fn read_control(session: Session, mut recv: RecvStream, mut reader: FrameR
             Err(StreamEnd::Stalled) => return session.close(Code::Timeout, "half a control frame"),
             Err(_) => return session.close(Code::ProtocolViolation, "the control stream was reset"),
         };
-        match frame {
-            Frame::Ping(ping) => {
-                session.push(StreamType::Control, &Pong(ping.0).to_frame());
-            }
-            Frame::Pong(pong) => {
-                let mut pings = session.0.pings.lock().expect("no code panics while it holds the pings");
-                if let Some(waiter) = pings.remove(&pong.0) {
-                    let _ = waiter.send(());
-                }
-            }
-            _ => return session.close(Code::ProtocolViolation, "a second hello"),
-        }
-        let pause = session.charge(Class::Control, 1, bytes);
+        let pause = match take_control(session, frame, bytes) {
+            Some(pause) => pause,
+            None => return session.close(Code::ProtocolViolation, "a second hello"),
+        };
         if !pause.is_zero() {
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = session.closed() => {}
+            }
         }
     }
+}
+
+/// Does what a control frame asks for and says how long to pause then; `None` for one that may not
+/// come now.
+fn take_control(session: &Session, frame: Frame, bytes: usize) -> Option<Duration> {
+    match frame {
+        Frame::Ping(ping) => {
+            session.push(StreamType::Control, &Pong(ping.0).to_frame());
+        }
+        Frame::Pong(pong) => {
+            let mut pings = session.0.pings.lock().expect("no code panics while it holds the pings");
+            if let Some(waiter) = pings.remove(&pong.0) {
+                let _ = waiter.send(());
+            }
+        }
+        _ => return None,
+    }
+    Some(session.charge(Class::Control, 1, bytes))
 }
 
 async fn read_push(session: Session, mut recv: RecvStream) {
@@ -213,7 +229,7 @@ async fn read_frames(session: &Session, recv: &mut RecvStream, stream: StreamTyp
                 Err(error) => break Err(error),
             }
         };
-        clock.observe(&reader, !frames.is_empty());
+        clock.observe(&reader);
         let pause = session.charge(class, frames.len(), std::mem::take(&mut bytes));
         // What came before a broken frame is good.
         if !frames.is_empty() && route.send(Pushed { session: session.clone(), frames }).await.is_err() {
@@ -276,9 +292,8 @@ async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream)
         return refuse(&session, send, Code::UnknownStream);
     };
     let class = Class::of(stream);
-    let serving = session.0.serving[class as usize].clone();
-    let served = Served::new(serving.clone(), session.clone());
-    if serving.load(Ordering::Relaxed) > context.table.spec(class).concurrent_requests {
+    let (served, serving) = Served::begin(session.clone(), class);
+    if serving > context.table.spec(class).concurrent_requests {
         drop(served);
         stop(&session, &mut recv, Code::Busy);
         return refuse(&session, send, Code::Busy);
@@ -357,7 +372,8 @@ pub(crate) async fn serve_early(context: SessionContext, send: SendStream, mut r
 /// a new stream, so some may come twice. What the transport had taken before and not delivered is lost.
 pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
     let outbox = &inner.outboxes[index];
-    let spec = inner.context.table.spec(Class::of(PUSHES[index]));
+    let class = Class::of(PUSHES[index]);
+    let spec = inner.context.table.spec(class);
     let mut stream = outbox.take_stream();
     let mut batch = None;
     loop {
@@ -367,7 +383,7 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
         }) else {
             return fail(&inner, index);
         };
-        let Some(chunk) = batch.take().or_else(|| outbox.take_batch(spec)) else {
+        let Some(written) = batch.take().or_else(|| outbox.take_batch(spec)) else {
             match outbox.park(push) {
                 Parked::Again(push) => stream = Some(push),
                 Parked::Done => return inner.ended.notify_waiters(),
@@ -375,12 +391,15 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
             }
             continue;
         };
-        match push.send.write_chunk(chunk.clone()).await {
-            Ok(()) => stream = Some(push),
+        match inner.write(class, &mut push.send, written.bytes.clone()).await {
+            Ok(()) => {
+                inner.context.tally.sent(class, written.frames, written.bytes.len());
+                stream = Some(push);
+            }
             Err(quinn::WriteError::Stopped(code))
                 if read_code(code) == Code::Stalled && push.opened.elapsed() >= FRAME_DEADLINE =>
             {
-                batch = Some(chunk);
+                batch = Some(written);
             }
             Err(_) => return fail(&inner, index),
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ghost_frames::{Code, DecodeError, Frame, FrameReader, StreamType, writer::Payload};
 use ghost_proto::message;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
     Session, SessionContext,
@@ -29,7 +29,7 @@ pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const HELLO_GRACE: Duration = Duration::from_millis(100);
 
 /// Streams that may show themselves before hello; more than QUIC grants at once cannot.
-const HELD_STREAMS_MAX: usize = (tuning::UNI_STREAMS_MAX + tuning::BIDI_STREAMS_MAX) as usize;
+const HELD_STREAMS_MAX: usize = (tuning::UNI_STREAMS_MAX + tuning::BIDI_STREAMS_FIRST) as usize;
 
 /// Why a connection did not become a session.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -90,10 +90,7 @@ pub(crate) async fn establish(
     .await;
     match result {
         Ok((control, hello, greeted)) => {
-            if hello.role == handshake::Role::Client {
-                link.allow_bidi_streams(tuning::CLIENT_BIDI_STREAMS_MAX);
-            }
-            Ok((Session::new(link, hello, context.clone(), control), greeted))
+            Ok((Session::new(link, hello, local.role, context.clone(), control), greeted))
         }
         Err(error) => {
             match &error {
@@ -108,7 +105,12 @@ pub(crate) async fn establish(
     }
 }
 
+/// A peer that grants no stream to say hello on is given up like one that says none.
 async fn say_hello(link: &Link, local: &LocalHello) -> Result<SendStream, EstablishError> {
+    timeout(HELLO_TIMEOUT, write_hello(link, local)).await.map_err(|_| EstablishError::Timeout)?
+}
+
+async fn write_hello(link: &Link, local: &LocalHello) -> Result<SendStream, EstablishError> {
     let observed = address::of_socket(link.remote_address());
     let mut bytes = Vec::new();
     ghost_proto::layout::put_varint(&mut bytes, StreamType::Control.number());

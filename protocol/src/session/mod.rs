@@ -11,14 +11,15 @@
 mod driver;
 mod establish;
 mod outbox;
+mod precedence;
 pub(crate) mod stream;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -26,6 +27,7 @@ use std::{
 use bytes::Bytes;
 use ghost_frames::{Code, EncodedFrame, Payload, StreamType, control::Ping};
 use ghost_proto::PeerId;
+use quinn::WriteError;
 use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, timeout},
@@ -35,6 +37,7 @@ pub(crate) use driver::{drive, run_or_spawn, serve_early};
 pub(crate) use establish::{EstablishError, Greeted, establish};
 pub use outbox::Delivery;
 use outbox::{Enqueued, Outbox};
+use precedence::Precedence;
 
 use crate::{
     class::{Class, ClassTable},
@@ -43,7 +46,10 @@ use crate::{
     quota::Quota,
     request::{Answer, RequestError, send_request},
     tally::{Event, Tally},
-    transport::{Link, SendStream, quic::Closed},
+    transport::{
+        Link, SendStream,
+        quic::{Closed, tuning},
+    },
 };
 
 /// Names a session among all that a process ever had.
@@ -97,8 +103,13 @@ struct Inner {
     established: Instant,
     context: SessionContext,
     outboxes: [Outbox; PUSHES.len()],
-    quotas: [Mutex<Quota>; Class::ALL.len()],
-    serving: [Arc<AtomicU16>; Class::ALL.len()],
+    /// Made when something is first written.
+    precedence: OnceLock<Box<Precedence>>,
+    /// What the peer may still send in each class; made when it first sends something.
+    quotas: [Mutex<Option<Box<Quota>>>; Class::ALL.len()],
+    serving: [AtomicU16; Class::ALL.len()],
+    /// Two-way streams that the peer may have open.
+    granted: AtomicU32,
     /// Requests of the peer whose answers it has not wholly acknowledged.
     answering: AtomicUsize,
     /// Incoming push streams being read, the control stream not counted.
@@ -110,19 +121,59 @@ struct Inner {
     draining: AtomicBool,
     /// Something ended that a drain may be waiting for.
     ended: Notify,
+    /// Bytes that the peer may have sent and we not read.
+    credit: Mutex<u32>,
     pings: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
     next_ping: AtomicU64,
+}
+
+impl Inner {
+    fn change_credit(&self, change: impl FnOnce(u32) -> u32) {
+        let mut credit = self.credit.lock().expect("no code panics while it holds the credit");
+        *credit = change(*credit);
+        self.link.allow_unread_bytes(*credit);
+    }
+
+    /// Writes to a stream of the peer's, in its class's turn.
+    async fn write(&self, class: Class, stream: &mut SendStream, bytes: Bytes) -> Result<(), WriteError> {
+        let precedence = self.precedence.get_or_init(|| Box::new(Precedence::new(Instant::now())));
+        let priority = |class| self.context.table.spec(class).priority;
+        precedence.write(class, priority, stream, bytes).await
+    }
 }
 
 /// A handle to a session.
 #[derive(Debug, Clone)]
 pub struct Session(Arc<Inner>);
 
+/// Credit for a large answer, for as long as it is awaited: without it, answers that we are slow to
+/// read would take the credit of everything else the peer has to say.
+#[derive(Debug)]
+pub(crate) struct Asking(Session);
+
+impl Asking {
+    fn begin(session: Session) -> Self {
+        session.0.change_credit(|credit| credit.saturating_add(tuning::STREAM_WINDOW));
+        Self(session)
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.0.change_credit(|credit| credit.saturating_sub(tuning::STREAM_WINDOW));
+    }
+}
+
 impl Session {
-    fn new(link: Link, hello: PeerHello, context: SessionContext, control: SendStream) -> Self {
+    fn new(link: Link, hello: PeerHello, local: Role, context: SessionContext, control: SendStream) -> Self {
+        let credit = match local {
+            Role::Node => tuning::CONNECTION_WINDOW,
+            Role::Client => {
+                link.allow_unread_bytes(tuning::CLIENT_CONNECTION_WINDOW);
+                tuning::CLIENT_CONNECTION_WINDOW
+            }
+        };
         let now = Instant::now();
-        let quotas =
-            Class::ALL.map(|class| Mutex::new(Quota::new(context.table.spec(class), now.into_std())));
         let outboxes = PUSHES.map(Outbox::new);
         outboxes[0].adopt(control);
         Self(Arc::new(Inner {
@@ -132,14 +183,17 @@ impl Session {
             established: now,
             context,
             outboxes,
-            quotas,
-            serving: Class::ALL.map(|_| Arc::default()),
+            precedence: OnceLock::new(),
+            quotas: Default::default(),
+            serving: Default::default(),
+            granted: AtomicU32::new(tuning::BIDI_STREAMS_FIRST),
             answering: AtomicUsize::new(0),
             reading: AtomicUsize::new(0),
             peer_drained: AtomicBool::new(false),
             wasted: Mutex::default(),
             draining: AtomicBool::new(false),
             ended: Notify::new(),
+            credit: Mutex::new(credit),
             pings: Mutex::default(),
             next_ping: AtomicU64::new(0),
         }))
@@ -260,13 +314,18 @@ impl Session {
         if self.0.draining.load(Ordering::Relaxed) {
             return Err(RequestError::Disconnected("the session is draining".into()));
         }
-        let priority = self.0.context.table.spec(Class::of(stream)).priority;
+        let class = Class::of(stream);
+        let priority = self.0.context.table.spec(class).priority;
+        let large =
+            matches!(class, Class::Block | Class::Tx | Class::Sync).then(|| Asking::begin(self.clone()));
         let ask = async {
             let (send, recv) =
                 self.0.link.open_bi().await.map_err(|error| RequestError::Disconnected(error.to_string()))?;
             // Both halves cancel the request if this future is dropped.
-            let answer = Answer::new(recv, stream, patience);
+            let tally = &self.0.context.tally;
+            let answer = Answer::new(recv, stream, patience, tally.clone(), large);
             send_request(send, stream, priority, frame).await?;
+            tally.sent(class, 1, frame.len());
             Ok(answer)
         };
         timeout(patience, ask).await.map_err(|_| RequestError::TimedOut(patience))?
@@ -371,17 +430,58 @@ impl Session {
         self.0.link.closed().await
     }
 
+    /// Writes part of an answer, in the turn of its class.
+    pub(crate) async fn write(
+        &self,
+        class: Class,
+        stream: &mut SendStream,
+        bytes: Bytes,
+    ) -> Result<(), WriteError> {
+        self.0.write(class, stream, bytes).await
+    }
+
+    /// A request of the peer is being served: how many of its class are now.
+    pub(crate) fn request_began(&self, class: Class) -> u16 {
+        let serving = self.0.serving[class as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        self.grant_streams();
+        serving
+    }
+
     /// A request of the peer is no longer being served.
-    pub(crate) fn request_ended(&self) {
+    pub(crate) fn request_ended(&self, class: Class) {
+        self.0.serving[class as usize].fetch_sub(1, Ordering::Relaxed);
         self.0.ended.notify_waiters();
+    }
+
+    /// Doubles the peer's grant of two-way streams once half of it is in use.
+    fn grant_streams(&self) {
+        let most = match self.role() {
+            Role::Node => tuning::BIDI_STREAMS_MAX,
+            Role::Client => tuning::CLIENT_BIDI_STREAMS_MAX,
+        };
+        let serving: u32 =
+            self.0.serving.iter().map(|serving| u32::from(serving.load(Ordering::Relaxed))).sum();
+        let granted = self.0.granted.load(Ordering::Relaxed);
+        if granted < most && 2 * serving >= granted {
+            let more = most.min(2 * granted);
+            // Whoever comes second at the same moment finds it done.
+            if self.0.granted.compare_exchange(granted, more, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                self.0.link.allow_bidi_streams(more);
+            }
+        }
     }
 
     /// Pays for what was read, and says how long to pause.
     fn charge(&self, class: Class, messages: usize, bytes: usize) -> Duration {
+        let now = Instant::now().into_std();
         let mut quota = self.0.quotas[class as usize].lock().expect("no code panics while it holds a quota");
-        let pause = quota.charge(messages, bytes, Instant::now().into_std());
+        let pause = quota
+            .get_or_insert_with(|| Box::new(Quota::new(self.0.context.table.spec(class), now)))
+            .charge(messages, bytes, now);
+        let tally = &self.0.context.tally;
+        tally.received(class, messages, bytes);
         if !pause.is_zero() {
-            self.0.context.tally.count(Event::Throttled(class));
+            tally.count(Event::Throttled(class));
         }
         pause
     }

@@ -49,7 +49,7 @@ enum Work {
     Announcement,
     /// One transaction in 250 bytes, parsed and hashed by its receiver.
     Transaction,
-    /// One transaction in 64 KiB.
+    /// One transaction in 64 KiB; a tenth of its cost is its hash.
     Large,
 }
 

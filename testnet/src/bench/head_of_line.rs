@@ -27,7 +27,7 @@ use ghost_protocol::{
 };
 use tokio::{
     task::JoinSet,
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -38,8 +38,10 @@ use super::{
 
 const BULK_STREAMS: usize = 4;
 const BULK_FRAME_BYTES: usize = 64 * 1024;
-/// Fifteen may be unanswered at once before the overlay gives up the oldest: at 5 ms, 75 ms.
-const PING_INTERVAL: Duration = Duration::from_millis(5);
+/// Who ping at the same time, each again a while after its answer: less than the overlay lets be
+/// unanswered at once.
+const PINGERS: u32 = 8;
+const PING_PAUSE: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Until the bulk streams have found the link's capacity.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -188,20 +190,22 @@ async fn receive_bulk(session: Session, received: Arc<AtomicU64>) -> Result<(), 
     Ok(())
 }
 
-/// Seconds that each ping took. They are sent at a fixed pace, answered or not.
+/// Seconds that each ping took.
 async fn ping_for(session: &Session, time: Duration) -> Result<Vec<f64>, BenchError> {
-    let mut pings = JoinSet::new();
-    let mut pace = interval(PING_INTERVAL);
-    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let begun = Instant::now();
-    while begun.elapsed() < time {
-        pace.tick().await;
+    let mut pingers = JoinSet::new();
+    let end = Instant::now() + time;
+    for n in 0..PINGERS {
         let session = session.clone();
-        pings.spawn(async move { session.ping(PATIENCE).await });
+        pingers.spawn(async move {
+            sleep(PING_PAUSE * n / PINGERS).await;
+            let mut times = Vec::new();
+            while Instant::now() < end {
+                times.push(session.ping(PATIENCE).await.doing("pinging")?.as_secs_f64());
+                sleep(PING_PAUSE).await;
+            }
+            Ok(times)
+        });
     }
-    let mut times = Vec::with_capacity(pings.len());
-    while let Some(ping) = pings.join_next().await {
-        times.push(ping.doing("pinging")?.doing("pinging")?.as_secs_f64());
-    }
-    Ok(times)
+    let times = pingers.join_all().await.into_iter().collect::<Result<Vec<_>, BenchError>>()?;
+    Ok(times.concat())
 }

@@ -1,6 +1,6 @@
 //! Samples, ratios, and how they are shown.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use serde::Serialize;
 
@@ -70,16 +70,32 @@ pub(super) enum Target {
     OursMax(f64),
 }
 
+/// A target, and whether it was met.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    #[serde(flatten)]
+    target: Target,
+    met: bool,
+}
+
+/// One of the two ways.
+#[derive(Debug, Serialize)]
+struct Way {
+    name: &'static str,
+    #[serde(flatten)]
+    spread: Spread,
+}
+
 /// The same work done two ways, in the same runs.
 #[derive(Debug, Serialize)]
 pub(super) struct Comparison {
-    pub(super) work: String,
-    pub(super) unit: &'static str,
-    pub(super) ours: (&'static str, Spread),
-    pub(super) rival: (&'static str, Spread),
+    work: String,
+    unit: &'static str,
+    ours: Way,
+    rival: Way,
     /// Ours over the rival's, run by run.
     ratio: Spread,
-    targets: Vec<(Target, bool)>,
+    targets: Vec<Verdict>,
 }
 
 impl Comparison {
@@ -90,18 +106,18 @@ impl Comparison {
         rival: (&'static str, Vec<f64>),
         targets: &[Target],
     ) -> Self {
-        let (ours, rival) = ((ours.0, Spread::of(ours.1)), (rival.0, Spread::of(rival.1)));
-        let ratio = ours.1.ratios(&rival.1);
+        let [ours, rival] = [ours, rival].map(|(name, runs)| Way { name, spread: Spread::of(runs) });
+        let ratio = ours.spread.ratios(&rival.spread);
         let targets = targets
             .iter()
             .map(|target| {
                 let met = match *target {
                     Target::RatioMin(least) => ratio.median >= least,
                     Target::RatioMax(most) => ratio.median <= most,
-                    Target::OursMin(least) => ours.1.median >= least,
-                    Target::OursMax(most) => ours.1.median <= most,
+                    Target::OursMin(least) => ours.spread.median >= least,
+                    Target::OursMax(most) => ours.spread.median <= most,
                 };
-                (*target, met)
+                Verdict { target: *target, met }
             })
             .collect();
         Self { work: work.into(), unit, ours, rival, ratio, targets }
@@ -111,7 +127,7 @@ impl Comparison {
         let targets: Vec<_> = self
             .targets
             .iter()
-            .map(|(target, met)| {
+            .map(|Verdict { target, met }| {
                 let text = match target {
                     Target::RatioMin(least) => format!("ratio ≥ {}", number(*least)),
                     Target::RatioMax(most) => format!("ratio ≤ {}", number(*most)),
@@ -125,10 +141,10 @@ impl Comparison {
             "| {} | {} | {}: {} | {}: {} | {} | {} |",
             self.work,
             self.unit,
-            self.ours.0,
-            self.ours.1.text(),
-            self.rival.0,
-            self.rival.1.text(),
+            self.ours.name,
+            self.ours.spread.text(),
+            self.rival.name,
+            self.rival.spread.text(),
             self.ratio.text(),
             targets.join("; ")
         )
@@ -143,7 +159,7 @@ pub(super) struct Report {
     seconds: f64,
     connections: u32,
     threads: u32,
-    benches: Vec<(&'static str, Vec<Comparison>)>,
+    benches: BTreeMap<&'static str, Vec<Comparison>>,
 }
 
 impl Report {
@@ -154,12 +170,12 @@ impl Report {
             seconds: args.seconds,
             connections: args.connections,
             threads: args.threads,
-            benches: Vec::new(),
+            benches: BTreeMap::new(),
         }
     }
 
     pub(super) fn add(&mut self, name: &'static str, comparisons: Vec<Comparison>) {
-        self.benches.push((name, comparisons));
+        self.benches.insert(name, comparisons);
     }
 
     pub(super) fn end(mut self) -> Self {
@@ -200,7 +216,7 @@ mod tests {
     #[test]
     fn a_target_is_met_at_its_edge_and_missed_beyond() {
         let met = |ours: f64, target| {
-            Comparison::new("w", "u", ("a", vec![ours]), ("b", vec![100.0]), &[target]).targets[0].1
+            Comparison::new("w", "u", ("a", vec![ours]), ("b", vec![100.0]), &[target]).targets[0].met
         };
         assert!(met(90.0, Target::RatioMin(0.9)) && !met(89.9, Target::RatioMin(0.9)));
         assert!(met(125.0, Target::RatioMax(1.25)) && !met(125.1, Target::RatioMax(1.25)));

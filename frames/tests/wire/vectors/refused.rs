@@ -143,7 +143,7 @@ fn cases(world: &World) -> Vec<(String, StreamType, Vec<u8>, &'static str, &'sta
     );
     case("announcement: empty", TxPush, framed(0x10, b""), "Malformed", "at least one entry");
     case("announcement: 14 bytes", TxPush, framed(0x10, &[0; 14]), "Malformed", "not a multiple of 13");
-    case("announcement: too short a transaction", TxPush, announce(min - 1), "Malformed", "smallest is 167");
+    case("announcement: too short a transaction", TxPush, announce(min - 1), "Malformed", "smallest is 150");
     case(
         "announcement: too long a transaction",
         TxPush,
@@ -160,7 +160,7 @@ fn cases(world: &World) -> Vec<(String, StreamType, Vec<u8>, &'static str, &'sta
         "not a multiple of 8",
     );
     case("transaction: version 2", TxPush, one_tx(&edit(tx, 0, 2)), "Malformed", "version is 1");
-    case("transaction: action 2", TxPush, one_tx(&edit(tx, 65, 2)), "Malformed", "no such action");
+    case("transaction: action 4", TxPush, one_tx(&edit(tx, 65, 4)), "Malformed", "no such action");
     case(
         "transaction: payload longer than it is",
         TxPush,
@@ -208,9 +208,9 @@ fn cases(world: &World) -> Vec<(String, StreamType, Vec<u8>, &'static str, &'sta
     case(
         "block transactions request: an index beyond any block",
         BlockFetch,
-        framed(0x25, &[[0; 32].as_slice(), &0x8003_0792_u32.to_be_bytes()].concat()),
+        framed(0x25, &[[0; 32].as_slice(), &0x8003_5e50_u32.to_be_bytes()].concat()),
         "Malformed",
-        "198,546",
+        "220,752",
     );
     case(
         "block transactions request: no index",

@@ -531,6 +531,11 @@ impl Link {
         self.connection.set_max_concurrent_bi_streams(count.into());
     }
 
+    /// Lets the peer send this many bytes that we have not read.
+    pub fn allow_unread_bytes(&self, count: u32) {
+        self.connection.set_receive_window(count.into());
+    }
+
     /// Changes the traffic keys now. The library also does so by itself before they wear out.
     pub fn update_keys(&self) {
         self.connection.force_key_update();
