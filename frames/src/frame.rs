@@ -10,6 +10,7 @@ use crate::{
     block, compact, consensus, control, discovery,
     kind::{Kind, KindInfo},
     reader::DecodeError,
+    reconcile,
     stream::StreamType,
     sync, tx,
     writer::{EncodedFrame, Payload},
@@ -88,11 +89,24 @@ frames! {
     Pong(control::Pong) = 0x02, max 8, on [Control];
 
     /// Transactions I have, by short id.
-    TxAnnounce(tx::TxAnnounce) = 0x10, max limits::ANNOUNCE_ENTRIES_MAX * tx::ANNOUNCE_ENTRY_LEN, on [TxPush];
+    TxAnnounce(tx::TxAnnounce) = 0x10, max limits::ANNOUNCE_ENTRIES_MAX * tx::ANNOUNCE_ENTRY_LEN, on [TxPush, TxSync];
     /// Send me these.
     TxRequest(tx::TxRequest) = 0x11, max limits::TX_REQUEST_IDS_MAX * tx::SHORT_ID_LEN, on [TxFetch];
     /// Transactions, pushed or asked for.
     Transactions(tx::Transactions) = 0x12, max limits::TX_BATCH_BYTES_MAX, on [TxPush, TxFetch];
+    /// Send me coded symbols of your mempool.
+    SymbolsRequest(reconcile::SymbolsRequest) = 0x13, max 20, on [TxSync];
+    /// Coded symbols.
+    Symbols(reconcile::Symbols) = 0x14, max reconcile::SYMBOLS_BYTES_MAX, on [TxSync];
+    /// Send me all sketch ids of your mempool.
+    InventoryRequest(reconcile::InventoryRequest) = 0x15, max 8, on [TxSync];
+    /// Sketch ids.
+    Inventory(reconcile::Inventory) = 0x16, max limits::SKETCH_IDS_MAX * reconcile::SKETCH_ID_LEN, on [TxSync];
+    /// Announce these to me: I lack them.
+    MissingRequest(reconcile::MissingRequest) = 0x17,
+        max 9 + limits::SKETCH_IDS_MAX * reconcile::SKETCH_ID_LEN, on [TxSync];
+    /// A transaction on its stem.
+    StemTransaction(tx::StemTransaction) = 0x18, max limits::TX_BYTES_MAX, on [TxPush];
 
     /// A block I have, by its header.
     BlockAnnounce(block::BlockAnnounce) = 0x20, max ghost_proto::block::HEADER_LEN, on [BlockPush];

@@ -26,6 +26,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod kind;
 pub mod reader;
+pub mod reconcile;
 pub mod rpc;
 pub mod stream;
 pub mod sync;

@@ -4,8 +4,8 @@
 //! the mempool of the last clean stop is loaded, the sockets are bound, the tasks of
 //! `services` start, and then peers are dialled.
 //!
-//! Stop: no new connections, sessions drain for up to [`DRAIN`], the chain is flushed, the mempool is
-//! written down.
+//! Stop: no new connections, sessions drain for up to [`DRAIN`], the chain is flushed, peers and the
+//! mempool are written down.
 //!
 //! [`start`] does this for a home directory; [`start_parts`] for parts of the caller's choice: another
 //! socket, clock or store, as in simulated worlds.
@@ -28,6 +28,7 @@ use ghost_proto::{
     Genesis, KeyPair, Multiaddr, PeerId, PeerRecord,
     layout::{Cursor, put_var_bytes},
     limits::TX_BYTES_MAX,
+    message,
 };
 use ghost_protocol::{
     Identity, Overlay,
@@ -41,7 +42,7 @@ use ghost_protocol::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
@@ -58,7 +59,7 @@ use crate::{
         chain::{ChainService, HeadNote, ToChain},
         conduct::Conduct,
         events,
-        peers::{PeerBook, PeerService, discovery_config},
+        peers::{PeerBook, PeerService, ToPeers, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
         transactions::{Submission, TransactionService, accounts_of},
@@ -142,7 +143,6 @@ impl std::fmt::Debug for NodeParts {
 }
 
 /// A node that runs.
-#[derive(Debug)]
 pub struct RunningNode {
     /// Where it listens, with its PeerId.
     pub listen: Vec<Multiaddr>,
@@ -152,7 +152,17 @@ pub struct RunningNode {
     stopped: watch::Receiver<bool>,
     views: Arc<arc_swap::ArcSwap<HeadView>>,
     overlay: Overlay,
+    submissions: Submission,
+    heads: watch::Receiver<HeadNote>,
+    book: PeerBook,
+    metrics: Arc<Metrics>,
     _exporter: Option<Exporter>,
+}
+
+impl std::fmt::Debug for RunningNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunningNode").field("peer_id", &self.peer_id).finish_non_exhaustive()
+    }
 }
 
 impl RunningNode {
@@ -175,6 +185,45 @@ impl RunningNode {
     /// Its sessions.
     pub fn overlay(&self) -> &Overlay {
         &self.overlay
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Does what the remote call of that name does, without hiding where the transactions come from.
+    pub async fn submit(&self, transactions: Vec<bytes::Bytes>) -> message::SubmitAnswer {
+        self.submissions.submit(transactions, message::Privacy::Fast).await
+    }
+
+    /// How many transactions wait for a block.
+    pub fn pending(&self) -> usize {
+        let pool = self.submissions.pool.lock().expect("no code panics while it holds the pool");
+        pool.status(Instant::now().into_std()).count
+    }
+
+    /// Whom it bans now, and why.
+    pub fn bans(&self) -> Vec<(PeerId, String)> {
+        self.book.bans()
+    }
+
+    /// Follows the head.
+    pub fn heads(&self) -> Heads {
+        Heads(self.heads.clone())
+    }
+}
+
+/// The heads of a node, from the one it has now on.
+#[derive(Debug)]
+pub struct Heads(watch::Receiver<HeadNote>);
+
+impl Heads {
+    /// Waits until the head or finality is another; `None` when the node has ended. Who is slow
+    /// skips to the newest.
+    pub async fn next(&mut self) -> Option<Arc<HeadView>> {
+        self.0.changed().await.ok()?;
+        Some(self.0.borrow_and_update().view.clone())
     }
 }
 
@@ -264,6 +313,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let consensus = inbox.pushes(StreamType::Consensus, 256);
     let tx_pushes = inbox.pushes(StreamType::TxPush, 64);
     let tx_asked = inbox.requests(StreamType::TxFetch, 256);
+    let tx_compared = inbox.requests(StreamType::TxSync, 64);
     let block_asked = inbox.requests(StreamType::BlockFetch, 64);
     let sync_asked = inbox.requests(StreamType::Sync, 64);
     let discovery_asked = inbox.requests(StreamType::Discovery, 64);
@@ -301,15 +351,14 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     };
     let now = Now { at: Instant::now().into_std(), unix_ms: clock.unix_ms() };
     let discovery = Discovery::new(
-        discovery_config(peer_id, &config.network, &bound),
+        discovery_config(peer_id, &config.network, config.rpc.clients_max, &bound),
         saved,
         draw("ghost 2026 discovery"),
         now,
     );
     let book = PeerBook::new(discovery, clock);
     let operators = Arc::new(operators);
-    let gate =
-        book.gate(config.network.inbound_max as usize, config.rpc.clients_max as usize, operators.clone());
+    let gate = book.gate(operators.clone());
     let context = SessionContext { inbox, ..SessionContext::default() };
     let tally = context.tally.clone();
     let listening = sockets.len();
@@ -331,15 +380,14 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         overlay.local_addresses().into_iter().take(listening).map(of_socket).collect();
     let listen: Vec<Multiaddr> = local.iter().map(|address| with_peer(address.clone(), peer_id)).collect();
     metrics.watch_traffic(tally.clone());
+    let refusals = book.clone();
     metrics.watch_events(Box::new(move || {
-        tally
-            .snapshot()
-            .into_iter()
-            .map(|(event, count)| {
-                let (kind, reason) = event.labels();
-                (kind, reason, count)
-            })
-            .collect()
+        let events = tally.snapshot().into_iter().map(|(event, count)| {
+            let (kind, reason) = event.labels();
+            (kind, reason, count)
+        });
+        let refused = refusals.refusals().into_iter().map(|(reason, count)| ("not_admitted", reason, count));
+        events.chain(refused).collect()
     }));
     let exporter = match config.metrics.listen {
         Some(address) => Some(Exporter::start(address, metrics.clone()).await?),
@@ -414,19 +462,21 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             views: views.clone(),
             salt,
             seed: draw("ghost 2026 relay"),
+            stem_seed: draw("ghost 2026 stem"),
             entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
             conduct,
             metrics: metrics.clone(),
             commands: transaction_commands,
             pushes: tx_pushes,
             asked: tx_asked,
+            compared: tx_compared,
             stats,
         }
         .run(),
     );
     tasks.spawn(serve::run(block_asked, views.clone(), underway.clone(), draw("ghost 2026 compact answers")));
     tasks.spawn(serve::run(sync_asked, views.clone(), underway, draw("ghost 2026 compact answers")));
-    tasks.spawn(events::run(events_asked, heads_seen, access.clone()));
+    tasks.spawn(events::run(events_asked, heads_seen.clone(), access.clone()));
     let submissions = Submission {
         pool: pool.clone(),
         views: views.clone(),
@@ -443,8 +493,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         listen: Arc::new(listen.iter().map(ToString::to_string).collect()),
         access,
         progress: progress_seen,
-        submissions,
-        peers: to_peers,
+        submissions: submissions.clone(),
+        peers: to_peers.clone(),
         peer_book: book.clone(),
         external: config.network.external_address.as_ref().map(ToString::to_string).unwrap_or_default(),
         metrics: metrics.clone(),
@@ -452,9 +502,11 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     tasks.spawn(rpc::run(rpc, rpc_asked));
     let peers = PeerService {
         overlay: overlay.clone(),
-        book,
+        book: book.clone(),
         store: peer_store,
-        metrics,
+        metrics: metrics.clone(),
+        views: views.clone(),
+        seeds: config.network.seeds.clone(),
         events: overlay_events,
         commands: peer_commands,
         asked: discovery_asked,
@@ -465,18 +517,32 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
 
     let (stop, stop_asked) = watch::channel(false);
     let (stopped, stopped_seen) = watch::channel(false);
-    let supervisor = Supervisor { overlay: overlay.clone(), to_chain, chain_task, tasks, pool, mempool_file };
+    let supervisor =
+        Supervisor { overlay: overlay.clone(), to_chain, to_peers, chain_task, tasks, pool, mempool_file };
     tokio::spawn(async move {
         supervisor.run(stop_asked).await;
         stopped.send_replace(true);
     });
-    Ok(RunningNode { listen, peer_id, stop, stopped: stopped_seen, views, overlay, _exporter: exporter })
+    Ok(RunningNode {
+        listen,
+        peer_id,
+        stop,
+        stopped: stopped_seen,
+        views,
+        overlay,
+        submissions,
+        heads: heads_seen,
+        book,
+        metrics,
+        _exporter: exporter,
+    })
 }
 
 /// Waits for the word to stop, or for the chain to fail, and takes the node down in order.
 struct Supervisor {
     overlay: Overlay,
     to_chain: mpsc::Sender<ToChain>,
+    to_peers: mpsc::Sender<ToPeers>,
     chain_task: JoinHandle<Result<(), StoreError>>,
     tasks: JoinSet<()>,
     pool: Arc<Mutex<Pool>>,
@@ -504,6 +570,11 @@ impl Supervisor {
                 self.chain_task.await
             }
         };
+        let (done, written) = oneshot::channel();
+        // Both fail only if the task has ended: then there is nothing to write.
+        if self.to_peers.send(ToPeers::Stop { done }).await.is_ok() {
+            let _ = written.await;
+        }
         self.tasks.abort_all();
         match ended {
             Ok(Ok(())) => tracing::info!("chain flushed"),

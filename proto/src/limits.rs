@@ -89,6 +89,16 @@ pub const ANNOUNCE_ENTRIES_MAX: usize = 512;
 /// Most transactions asked for in one request.
 pub const TX_REQUEST_IDS_MAX: usize = 256;
 
+/// Most coded symbols of one reconciliation session: 131,072 × 16 B = 2 MiB with their decoder, and
+/// differences of up to 95,000 transactions. Larger ones are listed.
+pub const SYMBOLS_MAX: usize = 128 * 1024;
+
+/// Most coded symbols in one frame: 8 + 4,096 × 12 + 80 × 2 = 49,320 bytes.
+pub const SYMBOLS_PER_FRAME_MAX: usize = 4096;
+
+/// Most sketch ids in one frame: 4,096 × 8 = 32 KiB.
+pub const SKETCH_IDS_MAX: usize = 4096;
+
 /// Most bytes of transactions in one frame; larger sets are cut into several frames.
 pub const TX_BATCH_BYTES_MAX: usize = 256 * 1024;
 
@@ -107,5 +117,6 @@ const _: () = {
     assert!(TX_BYTES_MAX < BLOCK_BODY_BYTES_MAX);
     assert!(RECORD_ADDRESSES_MAX * MULTIADDR_BYTES_MAX + 256 <= RECORD_BYTES_MAX);
     assert!(SLOT_MS_MIN < SLOT_MS_MAX);
+    assert!(SYMBOLS_PER_FRAME_MAX <= SYMBOLS_MAX);
     assert!(BODIES_PER_REQUEST_MAX <= HEADERS_PER_ANSWER_MAX);
 };

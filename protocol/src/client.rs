@@ -384,9 +384,19 @@ impl Client {
         expect_answer!(self.call(&message::StatusRequest {}.to_frame()).await?, Status)
     }
 
-    /// Submits signed transactions; the results stand in their order. At most 1,024 transactions and
-    /// 256 KiB at once.
+    /// Submits signed transactions to be relayed at once; the results stand in their order. At most 1,024
+    /// transactions and 256 KiB at once.
     pub async fn submit(&self, transactions: Vec<Bytes>) -> Result<Vec<message::SubmitResult>, CallError> {
+        self.submit_with(transactions, message::Privacy::Fast).await
+    }
+
+    /// As [`Self::submit`], by the way that `privacy` names. What goes by a stem is in no mempool, and not
+    /// in the account's next nonce, for some seconds.
+    pub async fn submit_with(
+        &self,
+        transactions: Vec<Bytes>,
+        privacy: message::Privacy,
+    ) -> Result<Vec<message::SubmitResult>, CallError> {
         use ghost_proto::limits::{SUBMIT_TXS_MAX, TX_BATCH_BYTES_MAX};
         let bytes: usize = transactions.iter().map(Bytes::len).sum();
         if transactions.len() > SUBMIT_TXS_MAX || bytes > TX_BATCH_BYTES_MAX {
@@ -395,7 +405,7 @@ impl Client {
                 transactions.len()
             )));
         }
-        let request = message::SubmitRequest { transactions };
+        let request = message::SubmitRequest { transactions, privacy: privacy.into() };
         let answer = expect_answer!(self.call(&request.to_frame()).await?, SubmitAnswer)?;
         if answer.results.len() != request.transactions.len() {
             let reason =

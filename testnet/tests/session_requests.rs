@@ -89,7 +89,7 @@ async fn a_request_dropped_in_mid_write_is_cancelled_and_costs_nobody_the_connec
     let slow = Path::ms(10).with_rate(Rate::new(64_000, Duration::from_millis(100)));
     let (mut world, session) = pair(slow).await;
     let _requests = world.node_mut(NODE).requests(StreamType::Rpc);
-    let large = SubmitRequest { transactions: vec![Bytes::from(vec![0; 1024]); 250] }.to_frame();
+    let large = SubmitRequest { transactions: vec![Bytes::from(vec![0; 1024]); 250], privacy: 0 }.to_frame();
     let asking: Vec<_> = (0..12)
         .map(|_| {
             let (session, large) = (session.clone(), large.clone());
@@ -193,7 +193,7 @@ async fn the_bytes_of_requests_are_held_to_their_quota_too() {
     let mut world = World::of_peers(1, Path::ms(1), 2, &setup).await.unwrap();
     let session = world.dial(ASKER, NODE).await.unwrap();
     serve_status(world.node_mut(NODE).requests(StreamType::Rpc));
-    let large = SubmitRequest { transactions: vec![Bytes::from(vec![0; 1024]); 250] }.to_frame();
+    let large = SubmitRequest { transactions: vec![Bytes::from(vec![0; 1024]); 250], privacy: 0 }.to_frame();
     assert!(large.len() > TX_BATCH_BYTES_MAX - 8 * 1024);
     let started = Instant::now();
     for _ in 0..40 {
@@ -387,7 +387,7 @@ async fn what_is_not_safe_to_repeat_is_refused_early_and_the_connection_lives() 
     link.close(Code::Done, "");
     sleep(Duration::from_secs(1)).await;
 
-    let submit = SubmitRequest { transactions: vec![Bytes::from_static(&[1; 64])] }.to_frame();
+    let submit = SubmitRequest { transactions: vec![Bytes::from_static(&[1; 64])], privacy: 0 }.to_frame();
     let unsafe_early = [
         (StreamType::Rpc, submit),
         (StreamType::TxFetch, EncodedFrame::new(Kind(0x11), &[7; 8])),

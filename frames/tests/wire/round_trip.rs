@@ -12,8 +12,12 @@ use ghost_frames::{
     control::{Ping, Pong},
     discovery::{Peers, PeersRequest},
     frame::REGISTRY,
+    reconcile::{
+        COUNTED_SYMBOLS, CodedSymbol, Inventory, InventoryRequest, MissingRequest, SketchId, Symbols,
+        SymbolsRequest,
+    },
     sync::{CertificateRequest, Headers, HeadersRequest},
-    tx::{ShortId, Transactions, TxAnnounce, TxAnnounceEntry, TxRequest},
+    tx::{ShortId, StemTransaction, Transactions, TxAnnounce, TxAnnounceEntry, TxRequest},
 };
 use ghost_proto::{
     BlockId, Checkpoint, FinalityCertificate, GenesisId, Header, KeyPair, Signature, Vote,
@@ -206,6 +210,36 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
         "Transactions" => {
             boxed(vec(transaction(), 0..12).prop_map(|transactions| Transactions { transactions }))
         }
+        "StemTransaction" => boxed(transaction().prop_map(StemTransaction)),
+        "SymbolsRequest" => {
+            let fields =
+                (any::<u64>(), any::<u32>(), 0..SYMBOLS_MAX as u32).prop_flat_map(|(nonce, count, first)| {
+                    (1..=SYMBOLS_MAX as u32 - first).prop_map(move |credit| SymbolsRequest {
+                        nonce,
+                        count,
+                        first,
+                        credit,
+                    })
+                });
+            boxed(fields)
+        }
+        "Symbols" => {
+            let symbol = any::<(u64, u32, u16)>();
+            let fields = (any::<u32>(), 0..200u32, vec(symbol, 1..300));
+            boxed(fields.prop_map(|(count, first, symbols)| {
+                let symbols =
+                    symbols.into_iter().zip(first as usize..).map(|((sum, check, count), index)| {
+                        CodedSymbol { sum, check, count: if index < COUNTED_SYMBOLS { count } else { 0 } }
+                    });
+                Symbols { count, first, symbols: symbols.collect() }
+            }))
+        }
+        "InventoryRequest" => boxed(any::<u64>().prop_map(|nonce| InventoryRequest { nonce })),
+        "Inventory" => boxed(vec(any::<u64>().prop_map(SketchId), 1..600).prop_map(|ids| Inventory { ids })),
+        "MissingRequest" => {
+            let fields = (any::<u64>(), any::<bool>(), vec(any::<u64>().prop_map(SketchId), 0..600));
+            boxed(fields.prop_map(|(nonce, more, ids)| MissingRequest { nonce, more, ids }))
+        }
         "BlockAnnounce" => boxed(fields().prop_map(|fields| BlockAnnounce(seal(fields)))),
         "BlocksRequest" => boxed(vec(id(), 1..=BODIES_PER_REQUEST_MAX).prop_map(|ids| BlocksRequest { ids })),
         "WholeBlock" => boxed((fields(), bytes(0..3_000)).prop_map(|(mut fields, body)| {
@@ -270,9 +304,10 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
         }
         "StatusRequest" => boxed(Just(m::StatusRequest {})),
         "Status" => boxed(status()),
-        "SubmitRequest" => {
-            boxed(vec(bytes(0..300), 0..30).prop_map(|transactions| m::SubmitRequest { transactions }))
-        }
+        "SubmitRequest" => boxed(
+            (vec(bytes(0..300), 0..30), 0..2)
+                .prop_map(|(transactions, privacy)| m::SubmitRequest { transactions, privacy }),
+        ),
         "SubmitAnswer" => {
             let result = (bytes(0..33), any::<bool>(), text(12), text(60)).prop_map(
                 |(id, accepted, reason, message)| m::SubmitResult { id, accepted, reason, message },

@@ -1,5 +1,6 @@
 //! A small made-up chain and one or more frames of each kind from it.
 
+use crate::sketch;
 use bytes::Bytes;
 use ghost_frames::{
     Frame, StreamType,
@@ -8,7 +9,9 @@ use ghost_frames::{
         BlockRelayMode, BlockTransactions, BlockTransactionsRequest, CompactBlock, CompactRequest,
         PlacedTransaction,
     },
-    consensus, control, discovery, sync, tx,
+    consensus, control, discovery,
+    reconcile::{Inventory, InventoryRequest, MissingRequest, Symbols, SymbolsRequest},
+    sync, tx,
 };
 use ghost_proto::{
     Address, AuthoritySet, Block, BlockBuilder, BlockId, Checkpoint, FinalityCertificate, Genesis, Header,
@@ -299,7 +302,9 @@ impl World {
     }
 
     fn overlay_samples(&self) -> Vec<Sample> {
-        use StreamType::{BlockFetch, BlockPush, Consensus, Control, Discovery, Sync, TxFetch, TxPush};
+        use StreamType::{
+            BlockFetch, BlockPush, Consensus, Control, Discovery, Sync, TxFetch, TxPush, TxSync,
+        };
         let (first, second) = (&self.transactions[0], &self.transactions[1]);
         let entry = |tx: &SignedTransaction| tx::TxAnnounceEntry {
             id: short_id(&SALT, &tx.id()),
@@ -311,6 +316,14 @@ impl World {
             let body = bytes.split_off(block::HEADER_LEN);
             WholeBlock { header: block.header().clone(), body }
         };
+        let ids: Vec<TxId> = self.transactions.iter().map(SignedTransaction::id).collect();
+        let (key, nonce) = (sketch::CONNECTION_KEY, sketch::NONCE);
+        let symbols = |first, count| Symbols {
+            count: 3,
+            first,
+            symbols: sketch::symbols(&key, nonce, &ids, first, count),
+        };
+        let sketch_id = |index: usize| sketch::item(&key, nonce, &ids[index]).0;
         let headers = vec![self.block.header().clone(), self.next.header().clone()];
         let (one, two) = (self.block.header().id(), self.next.header().id());
         vec![
@@ -324,7 +337,7 @@ impl World {
                 "hello of a node",
                 Control,
                 self.node_hello(),
-                "a node that serves all ten stream types, best height 2, final height 1, with its record, the address it sees the other side at (/ip4/198.51.100.9/udp/50000/quic-v1) and the salt 000102…0f",
+                "a node that serves ten stream types, best height 2, final height 1, with its record, the address it sees the other side at (/ip4/198.51.100.9/udp/50000/quic-v1) and the salt 000102…0f",
             ),
             sample("ping", Control, control::Ping(0x0123_4567_89ab_cdef), "number 0x0123456789abcdef"),
             sample("pong", Control, control::Pong(0x0123_4567_89ab_cdef), "the answer to that ping"),
@@ -351,6 +364,56 @@ impl World {
                 TxPush,
                 tx::Transactions { transactions: vec![first.clone(), second.clone()] },
                 "the same two, whole",
+            ),
+            sample(
+                "a transaction on its stem",
+                TxPush,
+                tx::StemTransaction(first.clone()),
+                "the first of them, not flooded yet",
+            ),
+            sample(
+                "request the first symbols",
+                TxSync,
+                SymbolsRequest { nonce, count: 2, first: 0, credit: 80 },
+                "80 symbols under the nonce 0x2122232425262728, asked for by a side that holds two transactions; opens a session",
+            ),
+            sample(
+                "the first symbols",
+                TxSync,
+                symbols(0, 80),
+                "the first 80 symbols of the three transactions of the block of height 1, on a connection whose key is 101112…1f, with counts",
+            ),
+            sample(
+                "request more symbols",
+                TxSync,
+                SymbolsRequest { nonce, count: 2, first: 80, credit: 40 },
+                "the 40 that follow",
+            ),
+            sample("more symbols", TxSync, symbols(80, 40), "the 40 that follow, without counts"),
+            sample(
+                "symbols on both sides of the last count",
+                TxSync,
+                symbols(78, 4),
+                "two with counts and two without",
+            ),
+            sample("request the inventory", TxSync, InventoryRequest { nonce }, "all ids of that session"),
+            sample(
+                "inventory",
+                TxSync,
+                Inventory { ids: vec![sketch_id(0), sketch_id(1), sketch_id(2)] },
+                "the sketch ids of the three",
+            ),
+            sample(
+                "request what is missing",
+                TxSync,
+                MissingRequest { nonce, more: true, ids: vec![sketch_id(2)] },
+                "the asker lacks the third, and more that it will name",
+            ),
+            sample(
+                "nothing is missing",
+                TxSync,
+                MissingRequest { nonce, more: false, ids: Vec::new() },
+                "the asker lacks nothing else of that session",
             ),
             sample(
                 "announce a block",
@@ -469,7 +532,7 @@ impl World {
             sample(
                 "submit request",
                 Rpc,
-                m::SubmitRequest { transactions: vec![tx.bytes().clone()] },
+                m::SubmitRequest { transactions: vec![tx.bytes().clone()], privacy: 0 },
                 "one transaction",
             ),
             sample(

@@ -9,7 +9,7 @@ use siphasher::sip::SipHasher13;
 
 const KEY_CONTEXT: &str = "ghost compact block v1";
 
-/// Buckets of the index at most: 2^16 × 4 B = 256 KiB, for 220,752 ids three or four to a bucket on average.
+/// Buckets of the index at most: 2^16 × 4 B = 256 KiB, for 220,752 ids between three and four to a bucket on average.
 const BUCKET_BITS_MAX: u32 = 16;
 
 fn hasher(block: &BlockId, nonce: u64) -> SipHasher13 {

@@ -36,7 +36,7 @@ pub const PARALLEL_BYTES_MIN: usize = 128 * 1024;
 /// Blocks being put together at one time: an honest chain has one, a fork two.
 pub const REBUILDS_MAX: usize = 8;
 
-/// Transactions of those together: 2 × 220,752 slots of 0.3 KiB, 140 MB, what two of the largest blocks take once parsed.
+/// Transactions of those together: 2 × 220,752 slots of 0.3 KiB, 132 MB, what two of the largest blocks take once parsed.
 pub const REBUILD_TXS_MAX: usize = 2 * BLOCK_TXS_MAX;
 
 /// Bytes that count as progress. A peer that trickles less than this each second is asked beside another.

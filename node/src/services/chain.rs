@@ -422,9 +422,13 @@ impl Running {
                 let verdict = self.judge_all(&headers)?;
                 return Ok(Some(Input::HeadersChecked { request, verdict }));
             }
-            Effect::Import { block, .. } => {
+            Effect::Import { block, from } => {
                 self.service.underway.insert(&block);
-                return self.import(block).await.map(Some);
+                let input = self.import(block).await?;
+                if matches!(input, Input::Imported { outcome: ImportOutcome::Stored, .. }) {
+                    self.service.conduct.brought_block(from);
+                }
+                return Ok(Some(input));
             }
             Effect::Announce { peers, header } => {
                 if let Some(block) = self.sync.block(&header.id()) {

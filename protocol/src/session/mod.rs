@@ -239,6 +239,11 @@ impl Session {
         self.0.link.udp_bytes()
     }
 
+    /// A key that both sides know and nobody else, see [`Link::short_id_key`].
+    pub fn short_id_key(&self) -> Option<[u8; 16]> {
+        self.0.link.short_id_key()
+    }
+
     /// When the hellos were exchanged.
     pub fn established(&self) -> Instant {
         self.0.established

@@ -5,6 +5,7 @@
 //! - [`path`]: what a packet meets on its way: delay, loss, bottlenecks.
 //! - [`fault`]: what goes wrong, and when.
 //! - [`world`]: nodes on the wire, with addresses, identities and seeds.
+//! - [`network`]: whole nodes on it, on [`disk`]s that crashes tear, under the traffic of [`load`].
 //! - [`adversary`]: a peer that handshakes honestly and then writes whatever it likes.
 //!
 //! Time is tokio's. Under `#[tokio::test(start_paused = true)]` it jumps from event to event, so
@@ -18,13 +19,18 @@
 //! says whether two runs were the same.
 
 pub mod adversary;
+pub mod disk;
 pub mod fault;
+pub mod load;
+pub mod network;
 pub mod path;
 mod socket;
 pub mod wire;
 pub mod world;
 
 pub use fault::{Fault, Schedule};
+pub use load::{Load, LoadSummary, Pace};
+pub use network::{NetworkPlan, NodeReading, SimNetwork};
 pub use path::{Access, Delay, Loss, Path, Rate};
 pub use wire::{NodeId, Wire};
 pub use world::{Peer, Seat, Setup, World};

@@ -137,6 +137,14 @@ impl<N> World<N> {
         self.seat_at(id)
     }
 
+    /// The seat of a dead node's next life. [`Self::put`] says what sits there.
+    ///
+    /// # Panics
+    /// If no seat was ever given under this id.
+    pub fn next_life(&mut self, id: NodeId) -> Seat {
+        self.seat_at(id)
+    }
+
     fn seat_at(&mut self, id: NodeId) -> Seat {
         let life = self.lives.get_mut(&id).expect("the node was given a seat before");
         *life += 1;
@@ -185,10 +193,15 @@ impl<N> World<N> {
         start: impl AsyncFnOnce(Seat) -> Result<N, E>,
     ) -> Result<(), E> {
         drop(self.kill(id));
-        let seat = self.seat_at(id);
+        let seat = self.next_life(id);
         let node = start(seat).await?;
         self.put(id, node);
         Ok(())
+    }
+
+    /// A node, if it is alive.
+    pub fn get(&self, id: NodeId) -> Option<&N> {
+        self.nodes.get(&id)
     }
 
     /// A node.
