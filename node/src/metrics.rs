@@ -165,6 +165,24 @@ metrics! {
     relay_duplicate_transactions: Counter = "relay_duplicate_transactions";
     /// Blocks received whole that were known already.
     relay_duplicate_blocks: Counter = "relay_duplicate_blocks";
+    /// New blocks that came whole, pushed or asked for; not those of chain sync.
+    relay_blocks_whole: Counter = "relay_blocks_whole";
+    /// New blocks put together from short ids.
+    relay_blocks_compact: Counter = "relay_blocks_compact";
+    /// New blocks put together from short ids without asking for anything.
+    relay_blocks_compact_at_once: Counter = "relay_blocks_compact_at_once";
+    /// New blocks whose short ids were of no use: hardly any transaction was in the mempool, or the result was not the block.
+    relay_blocks_compact_failed: Counter = "relay_blocks_compact_failed";
+    /// Transactions of such blocks that were in the mempool.
+    relay_block_transactions_found: Counter = "relay_block_transactions_found";
+    /// Transactions of such blocks that were not.
+    relay_block_transactions_lacked: Counter = "relay_block_transactions_lacked";
+    /// Requests sent for new blocks: for short ids, for what is missing, for the whole.
+    relay_block_requests: Counter = "relay_block_requests";
+    /// Bytes received of new blocks: short ids, transactions, bodies; those of no use included.
+    relay_block_bytes: Counter = "relay_block_bytes";
+    /// Seconds from the first news of a block until it was here; not those of chain sync.
+    block_arrival_seconds: Histogram = "block_arrival_seconds";
     /// Transactions that were asked of a peer and did not come in time; each repeat counts.
     relay_fetch_timeouts: Counter = "relay_fetch_timeouts";
     /// Bytes of transactions received from peers that were new.

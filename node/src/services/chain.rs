@@ -19,7 +19,7 @@ use ghost_frames::{
     sync::CertificateRequest,
 };
 use ghost_mempool_relay::{
-    block::Received,
+    block::{BlockStats, Received},
     pool::{HeadChange as PoolHeadChange, Pool},
     sync::{
         BlockSync, CertificateVerdict, Config as SyncConfig, Effect, HeaderVerdict, HeadersVerdict,
@@ -117,6 +117,8 @@ struct Running {
     turn: Option<u64>,
     warned_of_clock: Option<Instant>,
     tip_is_stale: bool,
+    /// What was counted already.
+    counted: BlockStats,
 }
 
 impl ChainService {
@@ -141,6 +143,7 @@ impl ChainService {
             turn: None,
             warned_of_clock: None,
             tip_is_stale: false,
+            counted: BlockStats::default(),
         }
         .run()
         .await
@@ -202,7 +205,29 @@ impl Running {
         metrics.sync_target_height.set(progress.target.max(progress.height) as i64);
         metrics.syncing.set(i64::from(progress.state == SyncState::Syncing));
         self.service.progress.send_replace(progress);
+        self.count_blocks();
         Ok(())
+    }
+
+    fn count_blocks(&mut self) {
+        let (now, metrics) = (self.sync.block_stats(), &self.service.metrics);
+        let before = std::mem::replace(&mut self.counted, now);
+        for (counter, now, before) in [
+            (&metrics.relay_blocks_whole, now.whole, before.whole),
+            (&metrics.relay_blocks_compact, now.rebuilt, before.rebuilt),
+            (&metrics.relay_blocks_compact_at_once, now.rebuilt_at_once, before.rebuilt_at_once),
+            (&metrics.relay_blocks_compact_failed, now.whole_instead, before.whole_instead),
+            (&metrics.relay_duplicate_blocks, now.whole_known, before.whole_known),
+            (&metrics.relay_block_transactions_found, now.transactions_found, before.transactions_found),
+            (&metrics.relay_block_transactions_lacked, now.transactions_lacked, before.transactions_lacked),
+            (&metrics.relay_block_requests, now.requests, before.requests),
+            (&metrics.relay_block_bytes, now.bytes, before.bytes),
+        ] {
+            counter.inc_by(now - before);
+        }
+        for wait in self.sync.take_waits() {
+            metrics.block_arrival_seconds.observe(wait.as_secs_f64());
+        }
     }
 
     fn view(&self) -> Arc<HeadView> {
