@@ -65,7 +65,7 @@ impl Chain {
     /// after the head's slot began, because votes on their way may justify the parent until then, and
     /// votes from different sources do not add up.
     pub fn vote_due(&self) -> Option<u64> {
-        self.authority.as_ref()?;
+        self.authority.as_ref().filter(|_| self.lost().is_none())?;
         let link = self.ballot.choose(self.finality.justified(), self.head().into())?;
         let genesis = self.schedule.genesis();
         let start = genesis.slot_start_unix_ms(self.head().slot?);

@@ -154,6 +154,8 @@ pub struct Chain {
     proposals: Proposals,
     invalid: RecentIds,
     last_proposed: Option<u64>,
+    /// A block that was final before the store was damaged. Below it nothing may be signed.
+    lost: Option<Checkpoint>,
     failed: Option<StoreError>,
     published: Arc<ArcSwap<HeadView>>,
 }
@@ -177,6 +179,12 @@ impl Chain {
     /// The canonical tip.
     pub fn head(&self) -> BlockRef {
         self.block_ref(&self.head)
+    }
+
+    /// A block that was final, and that the store no longer has: it was damaged. Until the chain is there again
+    /// this node follows, and neither proposes nor votes.
+    pub fn lost(&self) -> Option<Checkpoint> {
+        self.lost.filter(|lost| self.finality.finalized().height < lost.height)
     }
 
     /// The highest final block.

@@ -53,6 +53,19 @@ impl Chain {
             write_genesis(&records, &schedule)?;
         }
         let finalized = records.finalized()?;
+        let mark = records.mark(schedule.genesis_id())?;
+        let lost = mark.as_ref().map(|mark| mark.finalized).filter(|mark| mark.height > finalized.height);
+        if let Some(lost) = lost {
+            tracing::error!(
+                stored = finalized.height,
+                lost = lost.height,
+                "the chain store has lost blocks that were final; they are fetched from peers, and until then this node neither proposes nor votes. If no peer has them, restore a copy of the store, or remove the .mark file beside it to go on from here"
+            );
+        }
+        // What was signed stays signed, whatever became of the store.
+        let (voted, proposed) = mark.map_or((None, None), |mark| (mark.vote, mark.proposed));
+        let stored_vote = records.last_vote()?;
+        let last_vote = [stored_vote, voted].into_iter().flatten().max_by_key(|vote| vote.link.target.height);
         let slot = check_finalized(&records, &genesis, &finalized)?;
         let checkpoint = Checkpoint { height: finalized.height, id: finalized.id };
         let state = BlockState {
@@ -88,10 +101,11 @@ impl Chain {
             canonical: HashTrieMapSync::new_sync(),
             finality: Finality::new(checkpoint, records.finalized_by()?),
             votes: VotePool::new(*schedule.genesis_id(), genesis.authorities.clone()),
-            ballot: Ballot::new(records.last_vote()?.map(|vote| vote.link)),
+            ballot: Ballot::new(last_vote.map(|vote| vote.link)),
             proposals: Proposals::default(),
             invalid: RecentIds::default(),
-            last_proposed: records.last_proposed()?,
+            last_proposed: records.last_proposed()?.max(proposed),
+            lost,
             failed: None,
             published: Arc::new(ArcSwap::from_pointee(view)),
             schedule,
@@ -100,7 +114,7 @@ impl Chain {
         chain.execute_unfinalized()?;
         chain.restore_justified()?;
         chain.restore_head()?;
-        if let Some(vote) = chain.records.last_vote()? {
+        if let Some(vote) = stored_vote {
             // The pool is empty after a start; of what was in it, our own vote is still ours to give.
             chain.on_vote(vote)?;
         }

@@ -39,6 +39,9 @@ impl Chain {
 
     fn may_propose(&self, slot: u64) -> bool {
         let Some(authority) = &self.authority else { return false };
+        if self.lost().is_some() {
+            return false;
+        }
         self.genesis().authorities.proposer_of(slot) == authority.index
             && self.head().slot.is_none_or(|head| slot > head)
             && self.last_proposed.is_none_or(|last| slot > last)

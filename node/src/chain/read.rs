@@ -58,7 +58,7 @@ impl StateAt<'_> {
     /// # Errors
     /// [`StoreError`] as everywhere.
     pub fn is_intact(&self) -> Result<bool, StoreError> {
-        Ok(self.view.records.finalized_height()? <= self.block.height)
+        Ok(self.view.records.finalized_checkpoint()?.height <= self.block.height)
     }
 
     /// An account; all zero if nothing is known about it.

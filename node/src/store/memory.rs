@@ -8,6 +8,7 @@ use super::{ChainStore, StoreError, Visit, WriteBatch};
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     entries: RwLock<BTreeMap<Vec<u8>, Vec<u8>>>,
+    mark: RwLock<Option<Vec<u8>>>,
 }
 
 impl MemoryStore {
@@ -48,5 +49,14 @@ impl ChainStore for MemoryStore {
 
     fn flush(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    fn put_mark(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        *self.mark.write().map_err(poisoned)? = Some(bytes.to_vec());
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.mark.read().map_err(poisoned)?.clone())
     }
 }

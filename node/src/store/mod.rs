@@ -9,6 +9,8 @@
 //! Damage that shows up as an impossible value is reported as [`StoreError::Damaged`].
 
 mod bloom;
+mod mark;
+mod mark_file;
 mod memory;
 mod records;
 mod sled;
@@ -17,6 +19,7 @@ use std::{fmt, ops::ControlFlow};
 
 pub use self::{
     bloom::LogBloom,
+    mark::{MARK_BYTES_MAX, Mark},
     memory::MemoryStore,
     records::{FORMAT_VERSION, FinalizedRecord, Records, TxPlace},
     sled::{CACHE_BYTES_DEFAULT, SledStore},
@@ -109,4 +112,11 @@ pub trait ChainStore: Send + Sync + fmt::Debug {
 
     /// Returns when everything applied before is durable (one `fsync`).
     fn flush(&self) -> Result<(), StoreError>;
+
+    /// Replaces the bytes that are kept apart from the entries, at most [`MARK_BYTES_MAX`], and returns when
+    /// they are durable. A crash leaves the old ones or the new ones.
+    fn put_mark(&self, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// The bytes kept apart from the entries; `None` if there never were any, or they are damaged.
+    fn mark(&self) -> Result<Option<Vec<u8>>, StoreError>;
 }

@@ -17,12 +17,12 @@ use std::{ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 use ghost_proto::{
-    Block, BlockId, FinalityCertificate, GenesisId, Header, Receipt, TxId, Vote,
+    Block, BlockId, Checkpoint, FinalityCertificate, GenesisId, Header, Receipt, TxId, Vote,
     layout::{Cursor, LayoutError, varint_len},
     limits::{BLOCK_BODY_BYTES_MAX, RECEIPT_BYTES_MAX, TX_BYTES_MAX},
 };
 
-use super::{ChainStore, LogBloom, StoreError, WriteBatch};
+use super::{ChainStore, LogBloom, Mark, StoreError, WriteBatch};
 use crate::chain::lthash::{LTHASH_LEN, LtHash};
 
 /// Layout of keys and values. Another number means that this code cannot read the store.
@@ -175,9 +175,23 @@ impl Records {
         if batch.is_empty() { Ok(()) } else { self.store.apply(batch) }
     }
 
-    /// Makes everything applied so far durable.
+    /// Makes everything applied so far durable, and then the mark that tells of it.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.store.flush()
+        self.store.flush()?;
+        let Some(genesis) = self.store.get(META_GENESIS)? else { return Ok(()) };
+        let genesis = GenesisId::try_from(genesis.as_slice())
+            .map_err(|_| StoreError::damaged("the genesis id is not 32 bytes"))?;
+        let before = self.mark(&genesis)?;
+        let mut mark = before.clone().unwrap_or_else(|| Mark::new(genesis));
+        mark.advance(self.finalized_checkpoint()?, self.last_proposed()?, self.last_vote()?);
+        if before.as_ref() == Some(&mark) { Ok(()) } else { self.store.put_mark(&mark.encode()) }
+    }
+
+    /// The mark of this chain, if one was ever written.
+    pub fn mark(&self, genesis: &GenesisId) -> Result<Option<Mark>, StoreError> {
+        let Some(bytes) = self.store.mark()? else { return Ok(None) };
+        let mark = Mark::parse(&bytes).map_err(layout("the mark beside it"))?;
+        Ok(Some(mark).filter(|mark| mark.genesis == *genesis))
     }
 
     // ---- blocks
@@ -518,13 +532,14 @@ impl Records {
         read().map_err(layout("the finalized record"))
     }
 
-    /// The height of the block the stored state belongs to.
-    pub fn finalized_height(&self) -> Result<u64, StoreError> {
+    /// The block the stored state belongs to.
+    pub fn finalized_checkpoint(&self) -> Result<Checkpoint, StoreError> {
         let value = self.store.get(META_FINALIZED)?;
-        let height = value.as_deref().and_then(|value| value.first_chunk());
-        height
-            .map(|height| u64::from_be_bytes(*height))
-            .ok_or_else(|| StoreError::damaged("the finalized block is not named"))
+        let value = value.as_deref().and_then(|value| value.first_chunk::<40>());
+        let (height, id) = value
+            .map(|value| value.split_at(8))
+            .ok_or_else(|| StoreError::damaged("the finalized block is not named"))?;
+        Ok(Checkpoint { height: read_u64(height, "the final height")?, id: read_id(id, "the final block")? })
     }
 
     /// Names the head.

@@ -3,9 +3,10 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Mutex,
 };
 
-use super::{ChainStore, StoreError, Visit, WriteBatch};
+use super::{ChainStore, StoreError, Visit, WriteBatch, mark_file::MarkFile};
 
 /// Page cache in bytes unless configured otherwise: 32 MiB. Sixteen nodes on one laptop then take
 /// 512 MiB for it.
@@ -15,10 +16,11 @@ pub const CACHE_BYTES_DEFAULT: u64 = 32 * 1024 * 1024;
 #[derive(Debug)]
 pub struct SledStore {
     db: sled::Db,
+    mark: Mutex<MarkFile>,
 }
 
 impl SledStore {
-    /// Opens the store in a directory, or makes an empty one there.
+    /// Opens the store in a directory, or makes an empty one there. Its mark is the file `DIRECTORY.mark`.
     ///
     /// `cache_bytes` bounds the page cache; 1 MiB is the least that makes sense, and below
     /// [`CACHE_BYTES_DEFAULT`] reads of accounts that rarely move go to the disk.
@@ -35,7 +37,11 @@ impl SledStore {
         // when it does, so there is nothing to be unwind-unsafe about.
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()))
             .map_err(|_| StoreError::damaged(format!("{} does not open", directory.display())))?;
-        Ok(Self { db: opened.map_err(|error| convert(error, directory))? })
+        let db = opened.map_err(|error| convert(error, directory))?;
+        let mark = directory.with_added_extension("mark");
+        let mark =
+            MarkFile::open(&mark).map_err(|error| StoreError::Io(format!("{}: {error}", mark.display())))?;
+        Ok(Self { db, mark: Mutex::new(mark) })
     }
 }
 
@@ -83,5 +89,14 @@ impl ChainStore for SledStore {
     fn flush(&self) -> Result<(), StoreError> {
         self.db.flush()?;
         Ok(())
+    }
+
+    fn put_mark(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut file = self.mark.lock().expect("no code panics while it holds the mark");
+        file.write(bytes).map_err(|error| StoreError::Io(format!("the mark beside the chain store: {error}")))
+    }
+
+    fn mark(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.mark.lock().expect("no code panics while it holds the mark").bytes().map(<[u8]>::to_vec))
     }
 }

@@ -22,6 +22,7 @@ type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 struct Disk {
     durable: Entries,
     unflushed: Vec<WriteBatch>,
+    mark: Option<Vec<u8>>,
     /// Writes and flushes that still succeed.
     left: usize,
 }
@@ -43,7 +44,7 @@ fn put(entries: &mut Entries, batch: &WriteBatch) {
 
 impl FailingStore {
     fn new(durable: Entries, left: usize) -> Arc<Self> {
-        Arc::new(Self { disk: Mutex::new(Disk { durable, unflushed: Vec::new(), left }) })
+        Arc::new(Self { disk: Mutex::new(Disk { durable, unflushed: Vec::new(), mark: None, left }) })
     }
 
     fn unflushed(&self) -> usize {
@@ -104,6 +105,15 @@ impl ChainStore for FailingStore {
             put(&mut disk.durable, &batch);
         }
         Ok(())
+    }
+
+    fn put_mark(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.disk.lock().unwrap().mark = Some(bytes.to_vec());
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.disk.lock().unwrap().mark.clone())
     }
 }
 
@@ -271,10 +281,11 @@ fn a_store_of_another_chain_or_version_or_a_damaged_one_says_what_to_do() {
 #[test]
 fn a_store_can_be_opened_once_at_a_time_and_garbage_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let first = SledStore::open(dir.path(), CACHE_BYTES_DEFAULT).unwrap();
-    assert_eq!(SledStore::open(dir.path(), CACHE_BYTES_DEFAULT).unwrap_err(), StoreError::Locked);
+    let path = dir.path().join("chain");
+    let first = SledStore::open(&path, CACHE_BYTES_DEFAULT).unwrap();
+    assert_eq!(SledStore::open(&path, CACHE_BYTES_DEFAULT).unwrap_err(), StoreError::Locked);
     drop(first);
-    drop(SledStore::open(dir.path(), CACHE_BYTES_DEFAULT).unwrap());
+    drop(SledStore::open(&path, CACHE_BYTES_DEFAULT).unwrap());
     let garbage = tempfile::tempdir().unwrap();
     std::fs::write(garbage.path().join("conf"), [0xff; 64]).unwrap();
     std::fs::write(garbage.path().join("db"), [0xff; 4096]).unwrap();
@@ -287,7 +298,7 @@ fn a_store_can_be_opened_once_at_a_time_and_garbage_is_an_error() {
 const CHILD_DIR: &str = "LEDGER_TEST_CHILD_DIR";
 
 fn open_sled(path: &Path) -> Chain {
-    let store = SledStore::open(path, CACHE_BYTES_DEFAULT).unwrap();
+    let store = SledStore::open(&path.join("chain"), CACHE_BYTES_DEFAULT).unwrap();
     Chain::open(genesis(1), Arc::new(store), Some(authority(0)), [3; 32]).unwrap()
 }
 
@@ -367,4 +378,60 @@ fn scenario_30_kill_nine_loses_no_acknowledged_block() {
         assert!(chain.vote_due().is_none() || view.head().height > voted, "voted {voted}: no second vote");
         assert!(view.finalized().height + 3 >= view.head().height);
     }
+}
+
+#[test]
+fn a_store_that_lost_final_blocks_says_so_and_its_node_signs_nothing_until_they_are_back() {
+    let copy = |from: &Path, to: &Path| {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in
+            std::fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file())
+        {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (store, old) = (dir.path().join("chain"), dir.path().join("old"));
+    let mut chain = open_sled(dir.path());
+    let mut blocks = Vec::new();
+    let mut extend = |chain: &mut Chain, count: u64| {
+        for _ in 0..count {
+            let slot = chain.head().slot.map_or(0, |slot| slot + 1);
+            blocks.push(chain.propose(slot, Vec::new(), slot_start(slot)).unwrap().block);
+            chain.vote(slot_start(slot) + SLOT_MS).unwrap().unwrap();
+        }
+        chain.finalized()
+    };
+    let early = extend(&mut chain, 5);
+    drop(chain);
+    copy(&store, &old);
+    let mut chain = open_sled(dir.path());
+    assert_eq!(chain.lost(), None);
+    let last = extend(&mut chain, 20);
+    drop(chain);
+
+    // What a damaged log looks like to sled: everything behind the damage is gone.
+    std::fs::remove_dir_all(&store).unwrap();
+    copy(&old, &store);
+    for opening in 0..2 {
+        let mut chain = open_sled(dir.path());
+        assert_eq!((chain.finalized(), chain.lost()), (early, Some(last)), "opening {opening}");
+        let far = slot_start(1_000);
+        assert_eq!((chain.duty(far), chain.vote_due()), (None, None));
+        assert!(chain.propose(1_000, Vec::new(), far).is_err());
+    }
+    // Peers have the blocks, and the votes that made them final.
+    let mut chain = open_sled(dir.path());
+    for block in &blocks[5..] {
+        chain.import(block.clone(), trust_all, u64::MAX / 2).unwrap();
+    }
+    assert_eq!(chain.lost(), Some(last), "their votes are gone with the store");
+    let at = |height: u64| ghost_proto::Checkpoint { height, id: blocks[height as usize - 1].header().id() };
+    for height in early.height + 1..=last.height {
+        let link = Link { source: at(height), target: at(height + 1) };
+        chain.on_vote(ghost_proto::Vote::sign(link, 0, &genesis(1).id(), &authority(0))).unwrap();
+    }
+    assert_eq!((chain.finalized(), chain.lost()), (last, None));
+    let slot = chain.head().slot.unwrap() + 1;
+    assert_eq!(chain.duty(slot_start(slot)), Some(slot));
 }

@@ -18,6 +18,9 @@ use tempfile::TempDir;
 /// The file in which sled keeps everything.
 const LOG: &str = "db";
 
+/// The directory of the store; beside it stands its mark.
+const CHAIN: &str = "chain";
+
 /// What a node's chain is kept on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DiskKind {
@@ -67,6 +70,14 @@ impl ChainStore for Marked {
         self.durable.store(length, Ordering::Relaxed);
         Ok(())
     }
+
+    fn put_mark(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.store.put_mark(bytes)
+    }
+
+    fn mark(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.mark()
+    }
 }
 
 impl Disk {
@@ -84,8 +95,9 @@ impl Disk {
             Medium::Memory(disk) => disk.clone(),
             Medium::Sled(lives) => {
                 let (dir, durable) = lives.last().expect("there is one from the start");
-                let store = SledStore::open(dir.path(), CACHE_BYTES_DEFAULT)?;
-                Arc::new(Marked { store, log: dir.path().join(LOG), durable: durable.clone() })
+                let chain = dir.path().join(CHAIN);
+                let store = SledStore::open(&chain, CACHE_BYTES_DEFAULT)?;
+                Arc::new(Marked { store, log: chain.join(LOG), durable: durable.clone() })
             }
         })
     }
@@ -99,7 +111,7 @@ impl Disk {
                 let next = tempfile::tempdir()?;
                 let (last, durable) = lives.last().expect("there is one from the start");
                 copy(last.path(), next.path())?;
-                tear(&next.path().join(LOG), durable.load(Ordering::Relaxed), rng)?;
+                tear(&next.path().join(CHAIN).join(LOG), durable.load(Ordering::Relaxed), rng)?;
                 lives.push((next, Arc::default()));
             }
         }
@@ -133,6 +145,7 @@ struct Contents {
     entries: BTreeMap<Vec<u8>, Vec<u8>>,
     /// For each unflushed batch, what its keys held before.
     undo: Vec<WriteBatch>,
+    mark: Option<Vec<u8>>,
 }
 
 /// Keys and values in memory that remember how to forget.
@@ -197,6 +210,15 @@ impl ChainStore for MemoryDisk {
     fn flush(&self) -> Result<(), StoreError> {
         self.lock().undo.clear();
         Ok(())
+    }
+
+    fn put_mark(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.lock().mark = Some(bytes.to_vec());
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.lock().mark.clone())
     }
 }
 
