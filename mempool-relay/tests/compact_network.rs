@@ -462,6 +462,9 @@ fn measure(nodes: usize, protocol: Protocol, count: usize, missing_percent: usiz
         transactions_found: sum.transactions_found + one.transactions_found,
         transactions_lacked: sum.transactions_lacked + one.transactions_lacked,
         hit_rate: 0.0,
+        whole_known: sum.whole_known + one.whole_known,
+        requests: sum.requests + one.requests,
+        bytes: sum.bytes + one.bytes,
     });
     let row = Row {
         times_ms: [at(50), at(90), at(99)],

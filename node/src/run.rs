@@ -64,7 +64,8 @@ use crate::{
         peers::{PeerBook, PeerService, ToPeers, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
-        transactions::{Submission, TransactionService, accounts_of},
+        submission::Submission,
+        transactions::{TransactionService, accounts_of},
         underway::Underway,
     },
     store::{ChainStore, SledStore, StoreError},
@@ -429,7 +430,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         bytes_per_second: 0.0,
         peers_serving: 0,
     });
-    let (stats, _) = watch::channel(RelayStats::default());
+    let (stats, relay_stats) = watch::channel(RelayStats::default());
     let underway = Underway::default();
     let authority = chain.authority();
     let listen_first =
@@ -486,6 +487,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         metrics: metrics.clone(),
     };
     let rpc = Rpc {
+        relay: relay_stats,
         views: views.clone(),
         pool: pool.clone(),
         overlay: overlay.clone(),

@@ -123,6 +123,23 @@ prop_compose! {
     }
 }
 
+fn relay_status(numbers: [u64; 10]) -> m::RelayStatus {
+    let [transactions, duplicates, bytes_useful, bytes_other, announce_to_have_us, ..] = numbers;
+    let [.., reconciliations, reconciliations_failed, reconciliations_listed, symbols, differences] = numbers;
+    m::RelayStatus {
+        transactions,
+        duplicates,
+        bytes_useful,
+        bytes_other,
+        announce_to_have_us,
+        reconciliations,
+        reconciliations_failed,
+        reconciliations_listed,
+        symbols,
+        differences,
+    }
+}
+
 prop_compose! {
     fn status()(
         texts in (text(20), text(64), text(100)), blobs in (bytes(0..40), bytes(0..40)),
@@ -130,7 +147,7 @@ prop_compose! {
         sync in option::of(any::<(bool, u64)>()), mempool in option::of(any::<[u64; 4]>()),
         peers in vec((text(10), text(10), text(10), any::<u32>()), 0..10),
         listen in vec(text(60), 0..10), authority in option::of(any::<u32>()),
-        refusals in vec((text(20), any::<u64>()), 0..20),
+        refusals in vec((text(20), any::<u64>()), 0..20), relay in option::of(any::<[u64; 10]>()),
     ) -> m::Status {
         m::Status {
             version: texts.0, peer: blobs.0, genesis: blobs.1, chain_name: texts.1, chain_id: numbers[0],
@@ -144,6 +161,7 @@ prop_compose! {
             slot_ms: numbers[4], included_total: numbers[5],
             refusals: refusals.into_iter().map(|(name, count)| m::Count { name, count }).collect(),
             external_address: texts.2,
+            relay: relay.map(relay_status),
         }
     }
 }

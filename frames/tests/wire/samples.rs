@@ -291,6 +291,7 @@ impl World {
             included_total: 3,
             refusals: vec![m::Count { name: "busy".into(), count: 2 }],
             external_address: String::new(),
+            relay: None,
         }
     }
 

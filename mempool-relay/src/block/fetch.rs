@@ -139,6 +139,7 @@ struct Fetch {
     /// What nobody is asked for now.
     free: Vec<u32>,
     not_before: Instant,
+    told: Instant,
     /// What was put together from short ids was not the block, or hardly any of it was in the pool. Not tried again: each try costs
     /// a pass over the pool.
     whole_only: bool,
@@ -294,12 +295,18 @@ impl FetchTracker {
             stage: if compact { Stage::Compact } else { Stage::Whole },
             free: vec![THE_WHOLE],
             not_before,
+            told: now,
             whole_only: false,
         });
         fetch.not_before = fetch.not_before.min(not_before);
         if fetch.source(&peer).is_none() {
             fetch.sources.push(Source { peer, turn: Turn::Ready { from: now }, failures: 0 });
         }
+    }
+
+    /// When it was first heard of.
+    pub(crate) fn told(&self, id: &BlockId) -> Option<Instant> {
+        self.wanted.get(id).map(|fetch| fetch.told)
     }
 
     /// True if short ids for this block are of use: it is wanted, and neither being put together nor on its way whole.

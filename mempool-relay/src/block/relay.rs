@@ -58,6 +58,9 @@ pub const PENDING_BLOCKS_MAX: usize = 64;
 /// Most bytes of those, or one block if that is larger: two of the largest.
 pub const PENDING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Times of arrival kept until somebody asks for them.
+const WAITS_MAX: usize = 256;
+
 /// How much older first deliveries count less with each new one.
 const MERIT_DECAY: f64 = 15.0 / 16.0;
 
@@ -91,6 +94,7 @@ pub(crate) struct BlockRelay {
     seed: [u8; 32],
     hit_rate: f64,
     stats: BlockStats,
+    waits: Vec<Duration>,
     peers: BTreeMap<PeerId, Peer>,
     fetches: FetchTracker,
     pending: BTreeMap<BlockId, Pending>,
@@ -113,6 +117,7 @@ impl BlockRelay {
             seed,
             hit_rate: 1.0,
             stats: BlockStats::default(),
+            waits: Vec::new(),
             peers: BTreeMap::new(),
             fetches: FetchTracker::default(),
             pending: BTreeMap::new(),
@@ -147,6 +152,11 @@ impl BlockRelay {
 
     pub(crate) fn stats(&self) -> BlockStats {
         BlockStats { hit_rate: self.hit_rate, ..self.stats }
+    }
+
+    /// From the first news of a block until it was here, for each since the last call.
+    pub(crate) fn take_waits(&mut self) -> Vec<Duration> {
+        std::mem::take(&mut self.waits)
     }
 
     /// Tells peers that are favoured from now on, and those that no longer are.
@@ -240,6 +250,8 @@ impl BlockRelay {
         effects: &mut Vec<Effect>,
     ) -> Orphans {
         let id = compact.header.id();
+        let whole = compact.prefilled.iter().map(|placed| placed.transaction.bytes().len()).sum::<usize>();
+        self.stats.bytes += (HEADER_LEN + compact.short_ids.len() + whole) as u64;
         let orphans = self.announced(peer, &compact.header.clone(), now, effects);
         if !self.fetches.takes_short_ids(&id) {
             return orphans;
@@ -291,6 +303,8 @@ impl BlockRelay {
         effects: &mut Vec<Effect>,
     ) -> Orphans {
         let Some((id, peer)) = self.fetches.request(request) else { return Vec::new() };
+        let bytes = transactions.iter().map(|placed| placed.transaction.bytes().len() as u64);
+        self.stats.bytes += bytes.sum::<u64>();
         match self.fetches.placed(request, transactions, now) {
             Progress::Waiting => Vec::new(),
             Progress::Complete => self.complete(id, now, effects),
@@ -305,7 +319,7 @@ impl BlockRelay {
         match self.fetches.finish(&id, now, effects) {
             Some((block, rebuilt, from)) => {
                 self.stats.rebuilt += 1;
-                self.take(from, Arc::new(block), Some(&rebuilt), effects)
+                self.take(from, Arc::new(block), Some(&rebuilt), now, effects)
             }
             None => {
                 self.stats.whole_instead += 1;
@@ -315,11 +329,25 @@ impl BlockRelay {
     }
 
     /// A block whose body matches its checked header: passes it on, then hands it to import.
-    pub(crate) fn received(&mut self, from: PeerId, block: Arc<Block>, effects: &mut Vec<Effect>) -> Orphans {
-        let known = self.pending.contains_key(&block.header().id());
-        let orphans = self.take(from, block, None, effects);
-        self.stats.whole += u64::from(!known);
-        orphans
+    pub(crate) fn received(
+        &mut self,
+        from: PeerId,
+        block: Arc<Block>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Orphans {
+        self.stats.bytes += size(block.header()) as u64;
+        match self.pending.contains_key(&block.header().id()) {
+            true => self.stats.whole_known += 1,
+            false => self.stats.whole += 1,
+        }
+        self.take(from, block, None, now, effects)
+    }
+
+    /// A whole block came that we know.
+    pub(crate) fn received_again(&mut self, block: &Block) {
+        self.stats.whole_known += 1;
+        self.stats.bytes += size(block.header()) as u64;
     }
 
     fn take(
@@ -327,6 +355,7 @@ impl BlockRelay {
         from: PeerId,
         block: Arc<Block>,
         rebuilt: Option<&Rebuilt>,
+        now: Instant,
         effects: &mut Vec<Effect>,
     ) -> Orphans {
         let (id, bytes) = (block.header().id(), size(block.header()));
@@ -335,6 +364,9 @@ impl BlockRelay {
             return Vec::new();
         }
         let mut first = from;
+        if self.waits.len() < WAITS_MAX {
+            self.waits.push(now - self.fetches.told(&id).unwrap_or(now));
+        }
         if let Some((_, sources)) = self.fetches.remove(&id, effects) {
             first = *sources.first().unwrap_or(&from);
             for source in sources {
@@ -437,7 +469,9 @@ impl BlockRelay {
     }
 
     pub(crate) fn pump(&mut self, now: Instant, next_request: &mut u64, effects: &mut Vec<Effect>) {
+        let before = *next_request;
         self.fetches.pump(now, next_request, effects);
+        self.stats.requests += *next_request - before;
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {

@@ -16,6 +16,13 @@ pub struct BlockStats {
     pub transactions_found: u64,
     /// Transactions of such blocks that it had not.
     pub transactions_lacked: u64,
+    /// Whole blocks that were here or on their way to execution already.
+    pub whole_known: u64,
+    /// Requests sent for short ids, transactions by place, and whole blocks. Over `whole` and `rebuilt` it gives the round
+    /// trips of a block.
+    pub requests: u64,
+    /// Bytes of short ids, transactions by place and whole blocks that came, those of no use included.
+    pub bytes: u64,
     /// Share of its transactions that the pool has of a block, the latest blocks counting most; 1 at the start.
     pub hit_rate: f64,
 }

@@ -175,6 +175,11 @@ impl BlockSync {
         self.relay.stats()
     }
 
+    /// From the first news of a new block until it was here, for each that came since the last call; at most 256.
+    pub fn take_waits(&mut self) -> Vec<Duration> {
+        self.relay.take_waits()
+    }
+
     fn claim(&mut self, orphans: Orphans) {
         for (peer, block) in orphans {
             self.sync.claimed(&peer, block);
@@ -253,6 +258,9 @@ impl BlockSync {
         let id = block.header().id();
         let here = self.relay.block(&id).is_some() || self.sync.is_bad(&id);
         if verdict != HeaderVerdict::Good || here || !self.sync.peers.contains_key(&peer) {
+            if here || verdict == HeaderVerdict::Known {
+                self.relay.received_again(&block);
+            }
             return self.announced(peer, &block.header().clone(), verdict, now, fx);
         }
         self.relay.peer_has(&peer, id);
@@ -263,7 +271,7 @@ impl BlockSync {
         if self.sync.covers(&id) {
             self.sync.offered(peer, block, now, fx);
         } else if !self.sync.covers(&block.header().parent) {
-            let orphans = self.relay.received(peer, block, fx);
+            let orphans = self.relay.received(peer, block, now, fx);
             self.claim(orphans);
         }
     }
@@ -320,7 +328,7 @@ impl BlockSync {
         };
         match received {
             Received::Matching(block) if block.header().id() == id => {
-                let orphans = self.relay.received(peer, block, fx);
+                let orphans = self.relay.received(peer, block, now, fx);
                 self.claim(orphans);
             }
             Received::Mismatched { id: got, .. } if got == id => {

@@ -19,7 +19,7 @@ use ghost_frames::{
     sync::CertificateRequest,
 };
 use ghost_mempool_relay::{
-    block::Received,
+    block::{BlockStats, Received},
     pool::{HeadChange as PoolHeadChange, Pool},
     sync::{
         BlockSync, CertificateVerdict, Config as SyncConfig, Effect, HeaderVerdict, HeadersVerdict,
@@ -60,6 +60,9 @@ const FLUSH_EVERY: u32 = 64;
 /// Checked headers waiting for their bodies above which the node counts as behind: it does not propose,
 /// and imports in batches.
 const BEHIND_HEADERS: usize = 2;
+
+/// How often the log speaks of a clock that seems slow.
+const CLOCK_WARNING_EVERY: Duration = Duration::from_secs(60);
 
 /// What the chain task is told by the node.
 #[derive(Debug)]
@@ -112,7 +115,10 @@ struct Running {
     last_vote: Option<Vote>,
     /// Our latest slot, while nothing was proposed in it.
     turn: Option<u64>,
+    warned_of_clock: Option<Instant>,
     tip_is_stale: bool,
+    /// What was counted already.
+    counted: BlockStats,
 }
 
 impl ChainService {
@@ -135,7 +141,9 @@ impl ChainService {
             unflushed: 0,
             last_vote: None,
             turn: None,
+            warned_of_clock: None,
             tip_is_stale: false,
+            counted: BlockStats::default(),
         }
         .run()
         .await
@@ -197,7 +205,29 @@ impl Running {
         metrics.sync_target_height.set(progress.target.max(progress.height) as i64);
         metrics.syncing.set(i64::from(progress.state == SyncState::Syncing));
         self.service.progress.send_replace(progress);
+        self.count_blocks();
         Ok(())
+    }
+
+    fn count_blocks(&mut self) {
+        let (now, metrics) = (self.sync.block_stats(), &self.service.metrics);
+        let before = std::mem::replace(&mut self.counted, now);
+        for (counter, now, before) in [
+            (&metrics.relay_blocks_whole, now.whole, before.whole),
+            (&metrics.relay_blocks_compact, now.rebuilt, before.rebuilt),
+            (&metrics.relay_blocks_compact_at_once, now.rebuilt_at_once, before.rebuilt_at_once),
+            (&metrics.relay_blocks_compact_failed, now.whole_instead, before.whole_instead),
+            (&metrics.relay_duplicate_blocks, now.whole_known, before.whole_known),
+            (&metrics.relay_block_transactions_found, now.transactions_found, before.transactions_found),
+            (&metrics.relay_block_transactions_lacked, now.transactions_lacked, before.transactions_lacked),
+            (&metrics.relay_block_requests, now.requests, before.requests),
+            (&metrics.relay_block_bytes, now.bytes, before.bytes),
+        ] {
+            counter.inc_by(now - before);
+        }
+        for wait in self.sync.take_waits() {
+            metrics.block_arrival_seconds.observe(wait.as_secs_f64());
+        }
     }
 
     fn view(&self) -> Arc<HeadView> {
@@ -276,7 +306,7 @@ impl Running {
     }
 
     /// What the chain says of an answer full of headers.
-    fn judge_all(&self, headers: &[Header]) -> Result<HeadersVerdict, StoreError> {
+    fn judge_all(&mut self, headers: &[Header]) -> Result<HeadersVerdict, StoreError> {
         let view = self.view();
         let now = self.service.clock.unix_ms();
         let mut known = 0;
@@ -295,8 +325,10 @@ impl Running {
                         None => return Ok(HeadersVerdict::UnknownParent),
                     }
                 }
-                Err(HeaderError::BelowFinality { .. } | HeaderError::FromFuture { .. }) => {
-                    return Ok(HeadersVerdict::Ignore);
+                Err(HeaderError::BelowFinality { .. }) => return Ok(HeadersVerdict::Ignore),
+                Err(HeaderError::FromFuture { ready_unix_ms }) => {
+                    self.warn_of_clock(ready_unix_ms.saturating_sub(now));
+                    return Ok(HeadersVerdict::Good { known, ahead: headers.len() - index });
                 }
                 Err(error) => match error.blame() {
                     Blame::Ourselves => return Err(store_error(error)),
@@ -306,7 +338,19 @@ impl Running {
                 },
             }
         }
-        Ok(HeadersVerdict::Good { known })
+        Ok(HeadersVerdict::Good { known, ahead: 0 })
+    }
+
+    /// Says, now and then, that peers have blocks of a time that has not come here.
+    fn warn_of_clock(&mut self, ahead_ms: u64) {
+        let now = Instant::now();
+        if self.warned_of_clock.is_none_or(|last| now - last >= CLOCK_WARNING_EVERY) {
+            self.warned_of_clock = Some(now);
+            tracing::warn!(
+                ahead_s = ahead_ms / 1000,
+                "peers have blocks that this node's clock calls too early; it follows as far as its clock goes. Set the clock"
+            );
+        }
     }
 
     async fn report(&mut self, report: Report<RequestId>) -> Result<(), StoreError> {
@@ -513,10 +557,7 @@ impl Running {
             );
             self.service.metrics.equivocations.inc();
         }
-        if let Some(change) = imported.head {
-            self.head_changed(change).await?;
-        }
-        self.finality_changed(imported.finality).await
+        self.changed(imported.change).await
     }
 
     // ---- slots and votes
@@ -566,7 +607,7 @@ impl Running {
             self.service.metrics.votes_cast.inc();
             self.last_vote = Some(own.vote);
             self.gossip(&VoteFrame(own.vote).to_frame(), None);
-            self.finality_changed(own.finality).await?;
+            self.changed(own.finality).await?;
         }
         Ok(())
     }
@@ -613,7 +654,7 @@ impl Running {
             // A vote often outruns its block: that is no reason to ask for the block.
             VoteVerdict::Known | VoteVerdict::Old | VoteVerdict::TooFar => {}
         }
-        self.finality_changed(outcome.finality).await
+        self.changed(outcome.finality).await
     }
 
     async fn certificate(
@@ -622,7 +663,7 @@ impl Running {
     ) -> Result<CertificateOutcome, StoreError> {
         let outcome = self.service.chain.on_certificate(certificate)?;
         match &outcome {
-            CertificateOutcome::Followed(change) => self.finality_changed(change.as_ref().clone()).await?,
+            CertificateOutcome::Followed(change) => self.changed(change.as_ref().clone()).await?,
             CertificateOutcome::Refused(fault) => {
                 tracing::error!(%fault, "two thirds of the authorities signed what contradicts finality");
             }
@@ -639,7 +680,7 @@ impl Running {
         }
     }
 
-    async fn finality_changed(&mut self, change: FinalityChange) -> Result<(), StoreError> {
+    async fn changed(&mut self, change: FinalityChange) -> Result<(), StoreError> {
         if let Some(finalized) = change.finalized {
             self.service.metrics.finalized_height.set(finalized.height as i64);
             self.service.overlay.update_hello(|hello| hello.finalized_height = finalized.height);

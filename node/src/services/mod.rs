@@ -23,5 +23,6 @@ pub(crate) mod peers;
 pub(crate) mod requests;
 pub(crate) mod rpc;
 pub(crate) mod serve;
+pub(crate) mod submission;
 pub(crate) mod transactions;
 pub(crate) mod underway;

@@ -15,6 +15,7 @@ use ghost_frames::{
 use ghost_mempool_relay::{
     pool::Pool,
     sync::{SyncProgress, SyncState},
+    tx_relay::RelayStats,
 };
 use ghost_proto::{Address, BlockId, PeerId, TxId, limits::RPC_ROWS_MAX, message};
 use ghost_protocol::{Overlay, Session, handshake::Role, inbox::Asked};
@@ -26,7 +27,8 @@ use tokio::{
 use super::{
     contracts::Contracts,
     peers::{PeerBook, ToPeers},
-    transactions::{Submission, accounts_of},
+    submission::Submission,
+    transactions::accounts_of,
 };
 use crate::{
     chain::{BlockRef, HeadView},
@@ -67,6 +69,7 @@ pub(crate) struct Rpc {
     pub(crate) listen: Arc<Vec<String>>,
     pub(crate) access: Access,
     pub(crate) progress: watch::Receiver<SyncProgress>,
+    pub(crate) relay: watch::Receiver<RelayStats>,
     pub(crate) submissions: Submission,
     pub(crate) peers: mpsc::Sender<ToPeers>,
     pub(crate) peer_book: PeerBook,
@@ -134,6 +137,22 @@ pub(crate) fn block_ref(block: BlockRef) -> message::BlockRef {
 pub(crate) async fn run(rpc: Rpc, mut requests: mpsc::Receiver<Asked>) {
     while let Some(asked) = requests.recv().await {
         tokio::spawn(rpc.clone().answer(asked));
+    }
+}
+
+fn relay_status(stats: &RelayStats) -> message::RelayStatus {
+    let waited = &stats.announce_to_have;
+    message::RelayStatus {
+        transactions: stats.bodies_first,
+        duplicates: stats.bodies_duplicate,
+        bytes_useful: stats.bytes_useful,
+        bytes_other: stats.bytes_other(),
+        announce_to_have_us: waited.sum.as_micros() as u64 / waited.count.max(1),
+        reconciliations: stats.sync.completed,
+        reconciliations_failed: stats.sync.failed,
+        reconciliations_listed: stats.sync.listed,
+        symbols: stats.sync.symbols,
+        differences: stats.sync.difference,
     }
 }
 
@@ -272,6 +291,7 @@ impl Rpc {
                 })
                 .collect(),
             external_address: self.external.clone(),
+            relay: Some(relay_status(&self.relay.borrow())),
         }
     }
 
