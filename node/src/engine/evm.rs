@@ -19,7 +19,7 @@ mod database;
 
 use bytes::Bytes;
 use ghost_proto::{
-    Action, Address, LogEntry, Outcome, Receipt, SignedTransaction,
+    Action, Address, EngineId, LogEntry, Outcome, Receipt, SignedTransaction,
     limits::{RECEIPT_BYTES_MAX, RECEIPT_OUTPUT_BYTES_MAX},
 };
 use revm::{
@@ -41,6 +41,7 @@ use super::{
     intrinsic_gas,
     rules::{self, Bought},
     simulate::{SHORT_GAS, SHORT_INSTRUCTIONS},
+    zvm::Container,
 };
 use crate::{chain::state::WorkingState, store::StoreError};
 
@@ -132,9 +133,20 @@ impl Engine for Evm {
         let body = tx.body();
         let (kind, value, input) = match &body.action {
             Action::Transfer { .. } => return Err(NotIncludable::OtherEngine.into()),
-            Action::Deploy { value, code, input, .. } => {
-                let whole =
-                    if input.is_empty() { code.clone() } else { [code.as_ref(), input].concat().into() };
+            Action::Deploy { engine, value, code, input } => {
+                let init = if *engine == EngineId::ZVM {
+                    match Container::parse(code).and_then(|container| container.init_code()) {
+                        Ok(init) => init,
+                        Err(error) => {
+                            let mut receipt = rules::fail(tx, state, context, Outcome::CodeRefused)?;
+                            receipt.output = error.to_string().into();
+                            return Ok(receipt);
+                        }
+                    }
+                } else {
+                    code.clone()
+                };
+                let whole = if input.is_empty() { init } else { [init.as_ref(), input].concat().into() };
                 if whole.len() > INIT_CODE_BYTES_MAX {
                     return rules::fail(tx, state, context, Outcome::CodeRefused);
                 }
@@ -142,14 +154,19 @@ impl Engine for Evm {
             }
             Action::Call { to, value, input } => (TxKind::Call(to_evm(to)), *value, input.clone()),
         };
-        let Bought { sender, gas: _ } = rules::buy_gas(tx, state, context)?;
+        let Bought { sender, gas } = rules::buy_gas(tx, state, context)?;
+        // A container is longer than its code: what the machine does not see is paid for all the same.
+        let wrapping = match &kind {
+            TxKind::Create => gas.saturating_sub(rules::contract_gas(&[&input], true)),
+            TxKind::Call(_) => 0,
+        };
         let gas_cost = u128::from(body.gas_limit) * u128::from(body.gas_price);
         if sender.balance - gas_cost < value {
             return rules::fail(tx, state, context, Outcome::InsufficientBalance);
         }
         let env = TxEnv {
             caller: to_evm(&tx.sender()),
-            gas_limit: body.gas_limit,
+            gas_limit: body.gas_limit - wrapping,
             gas_price: body.gas_price.into(),
             kind,
             value: U256::from(value),
@@ -172,7 +189,7 @@ impl Engine for Evm {
             Err(_) => return Err(NotIncludable::Overflow.into()),
         };
         let ended = Ended::of(ran.result);
-        let gas_used = ended.gas.tx_gas_used();
+        let gas_used = ended.gas.tx_gas_used() + wrapping;
         let mut output = ended.output;
         output.truncate(RECEIPT_OUTPUT_BYTES_MAX);
         let receipt = Receipt {
@@ -189,8 +206,10 @@ impl Engine for Evm {
             return Ok(Receipt::plain(Outcome::LogsTooLarge, gas_used));
         }
         // The machine paid the proposer what is above the base fee, and would burn the rest.
-        let burned = u128::from(gas_used) * u128::from(context.gas_price_min);
-        database::apply(state, &ran.state, &context.proposer, burned)?;
+        let burned = u128::from(gas_used - wrapping) * u128::from(context.gas_price_min);
+        // Bought with the gas limit, so the sender has it still.
+        let wrapping = (tx.sender(), u128::from(wrapping) * u128::from(body.gas_price));
+        database::apply(state, &ran.state, &context.proposer, burned, wrapping)?;
         Ok(receipt)
     }
 }

@@ -9,6 +9,7 @@ mod evm;
 mod rules;
 mod simulate;
 mod transfers;
+pub mod zvm;
 
 use std::fmt;
 
@@ -16,7 +17,10 @@ use ghost_proto::{Action, Address, EngineId, Outcome, Receipt, SignedTransaction
 
 pub use self::{
     evm::Evm,
-    rules::{GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, gas_of_payload, intrinsic_gas},
+    rules::{
+        GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, gas_of_payload, intrinsic_gas,
+        intrinsic_gas_of_call,
+    },
     simulate::{
         CallResult, SHORT_GAS, SHORT_INSTRUCTIONS, SimulateError, Simulation, Stop, StopOnDrop, Until,
     },
@@ -149,7 +153,7 @@ impl Engine for Engines {
             Action::Call { to, .. } => state.account(to)?.contract.map_or(EngineId::EVM, |it| it.engine),
         };
         match engine {
-            EngineId::EVM => Evm.execute(tx, state, context),
+            EngineId::EVM | EngineId::ZVM => Evm.execute(tx, state, context),
             _ => rules::fail(tx, state, context, Outcome::CodeRefused),
         }
     }

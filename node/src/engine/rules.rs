@@ -34,6 +34,11 @@ pub fn intrinsic_gas(tx: &Transaction) -> u64 {
     }
 }
 
+/// The same for a call that is not a transaction yet.
+pub fn intrinsic_gas_of_call(call: &ghost_proto::Call) -> u64 {
+    contract_gas(&[&call.input], call.to.is_none())
+}
+
 /// The same for a transfer with this payload that is not made yet.
 pub fn gas_of_payload(payload: &[u8]) -> u64 {
     by_bytes(&[payload], GAS_PER_ZERO_BYTE, GAS_PER_NONZERO_BYTE)

@@ -58,8 +58,6 @@ enum ContractCommand {
 enum Engine {
     /// Ethereum bytecode
     Evm,
-    /// A WebAssembly module
-    Wasm,
     /// A ZVMC container
     Zvm,
 }
@@ -68,7 +66,6 @@ impl Engine {
     fn id(self) -> EngineId {
         match self {
             Self::Evm => EngineId::EVM,
-            Self::Wasm => EngineId::WASM,
             Self::Zvm => EngineId::ZVM,
         }
     }
@@ -87,7 +84,7 @@ struct Input {
     #[arg(long, value_name = "FILE")]
     abi: Option<PathBuf>,
     /// Arguments of the method
-    #[arg(value_name = "ARG", requires = "sig", allow_hyphen_values = true)]
+    #[arg(value_name = "ARG", requires = "sig", allow_negative_numbers = true)]
     args: Vec<String>,
 }
 

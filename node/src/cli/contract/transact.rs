@@ -18,10 +18,7 @@ use crate::cli::{
     output::{Failure, Out},
     tx::send::wait_included,
 };
-use crate::engine::intrinsic_gas;
-
-/// Gas of a deployment that cannot be tried before it is sent, above what its size takes.
-const GAS_OF_OTHER_ENGINES: u64 = 2_000_000;
+use crate::engine::{intrinsic_gas, intrinsic_gas_of_call, zvm::Container};
 
 /// Who pays, and how much.
 #[derive(Debug, Args)]
@@ -53,7 +50,7 @@ pub(super) struct DeployArgs {
     /// The code
     file: PathBuf,
     /// Arguments of the constructor, by --abi
-    #[arg(value_name = "ARG", requires = "abi", allow_hyphen_values = true)]
+    #[arg(value_name = "ARG", requires = "abi", allow_negative_numbers = true)]
     args: Vec<String>,
     /// What the contract understands: the JSON ABI, or the compiler's artifact
     #[arg(long, value_name = "FILE")]
@@ -88,11 +85,16 @@ pub(super) async fn deploy(globals: &Globals, args: &DeployArgs, out: &Out) -> R
         None if args.abi.is_some() => abi.constructor(&args.args)?.into(),
         None => Bytes::new(),
     };
-    let trial = matches!(args.engine, Engine::Evm).then(|| Call {
-        input: [code.as_ref(), &input].concat().into(),
-        value: args.payment.value,
-        ..Call::default()
-    });
+    let init = match args.engine {
+        Engine::Evm => code.clone(),
+        // Said here, before anything is paid for.
+        Engine::Zvm => Container::parse(&code).and_then(|it| it.init_code()).map_err(|error| {
+            Failure::new(format!("{} is not taken: {error}", args.file.display()))
+                .hint("the engine takes ZVMC containers of native or Ethereum code")
+        })?,
+    };
+    let trial =
+        Call { input: [init.as_ref(), &input].concat().into(), value: args.payment.value, ..Call::default() };
     let action = Action::Deploy { engine: args.engine.id(), value: args.payment.value, code, input };
     transact(globals, &args.payment, &args.waiting, &abi, action, trial, out).await
 }
@@ -103,7 +105,7 @@ pub(super) async fn send(globals: &Globals, args: &SendArgs, out: &Out) -> Resul
     let value = args.payment.value;
     let trial = Call { to: Some(args.to), value, input: input.clone(), ..Call::default() };
     let action = Action::Call { to: args.to, value, input };
-    transact(globals, &args.payment, &args.waiting, &abi, action, Some(trial), out).await
+    transact(globals, &args.payment, &args.waiting, &abi, action, trial, out).await
 }
 
 /// Code as hex, with or without 0x; an artifact; else the bytes as they are.
@@ -136,7 +138,7 @@ async fn transact(
     waiting: &Waiting,
     abi: &Abi,
     action: Action,
-    trial: Option<Call>,
+    trial: Call,
     out: &Out,
 ) -> Result<ExitCode, Failure> {
     let connected = connect(globals).await?;
@@ -154,10 +156,12 @@ async fn transact(
     };
     body.gas_limit = match payment.gas {
         Some(gas) => gas,
-        None => match trial {
-            Some(trial) => try_out(&connected.client, abi, Call { from: key.address(), ..trial }).await?,
-            None => intrinsic_gas(&body) + GAS_OF_OTHER_ENGINES,
-        },
+        None => {
+            let call = Call { from: key.address(), ..trial };
+            // Of a container the trial sees the code alone.
+            let unseen = intrinsic_gas(&body).saturating_sub(intrinsic_gas_of_call(&call));
+            try_out(&connected.client, abi, call).await? + unseen
+        }
     };
     let id = submit(&connected.client, body, &key).await?;
     if waiting.no_wait {

@@ -72,12 +72,14 @@ impl Database for StateDatabase<'_, '_> {
     }
 }
 
-/// Keeps what a run wrote, and pays `extra` base units to `payee`. On an error nothing was written.
+/// Keeps what a run wrote, and pays `extra` base units to `payee`, and from `payer` what stands beside
+/// it. On an error nothing was written.
 pub(super) fn apply(
     state: &mut WorkingState<'_>,
     written: &EvmState,
     payee: &Address,
     extra: u128,
+    (payer, owed): (Address, u128),
 ) -> Result<(), ExecuteError> {
     let mut accounts = Vec::with_capacity(written.len() + 1);
     for (address, account) in written.iter().filter(|(_, account)| account.is_touched()) {
@@ -99,6 +101,13 @@ pub(super) fn apply(
         };
         accounts.push((address, after, account));
     }
+    if owed > 0 {
+        // The sender of a transaction is always among what it wrote: its nonce is.
+        let paying = accounts.iter_mut().find(|(address, ..)| *address == payer);
+        let (_, account, _) = paying.ok_or(NotIncludable::Overflow)?;
+        account.balance = account.balance.checked_sub(owed).ok_or(NotIncludable::Overflow)?;
+    }
+    let extra = extra.checked_add(owed).ok_or(NotIncludable::Overflow)?;
     let mut paid = match accounts.iter().find(|(address, ..)| address == payee) {
         Some((_, account, _)) => *account,
         None => state.account(payee)?,

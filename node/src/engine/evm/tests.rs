@@ -6,7 +6,7 @@ use revm::{context_interface::cfg::gas::calculate_initial_tx_gas, primitives::ke
 use super::*;
 use crate::{
     chain::state::{Account, BlockState, NoAncestors, Snapshot},
-    engine::{Engines, Stop, Transfers},
+    engine::{Engines, Stop, Transfers, zvm},
     store::{MemoryStore, Records},
 };
 
@@ -329,4 +329,102 @@ fn what_is_not_short_ends_at_the_bound_and_not_before() {
     let stop = Stop::default();
     let patient = simulation(precompile(5)).run(&mut state, &context(), Until::Stopped(&stop));
     assert_eq!(patient.unwrap().outcome, Outcome::Done);
+}
+
+/// The counter in native ZVM bytecode; it has no PUSH0.
+const NATIVE_COUNTER: &str = "1101 1100 90 30 17 1100 91 1100 81 1177 1120 1100 f9 1120 1100 a8";
+
+/// Native init code that returns `code`.
+fn native_init(code: &[u8]) -> Vec<u8> {
+    // PUSH1 len, DUP1, PUSH1 11, PUSH1 0, CODECOPY, PUSH1 0, RETURN
+    [&[0x11, code.len() as u8, 0x17, 0x11, 11, 0x11, 0, 0xb9, 0x11, 0, 0xa8], code].concat()
+}
+
+fn deploy_zvm(target: zvm::Target, code: Vec<u8>) -> Action {
+    let container = Container { target, code: code.into(), abi: Bytes::from_static(b"[]") };
+    Action::Deploy { engine: EngineId::ZVM, value: 0, code: container.encode().into(), input: Bytes::new() }
+}
+
+#[test]
+fn a_native_contract_does_what_its_ethereum_twin_does() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    let native = code(NATIVE_COUNTER);
+    let translated = zvm::translate(&native).unwrap();
+    let created = |state: &mut WorkingState<'_>, action| {
+        let receipt = send(state, action);
+        assert_eq!(receipt.outcome, Outcome::Done, "{receipt:?}");
+        (receipt.created.unwrap(), receipt.gas_used)
+    };
+    let (zvm, _) = created(&mut state, deploy_zvm(zvm::Target::Native, native_init(&native)));
+    let (compat, _) = created(&mut state, deploy_zvm(zvm::Target::Evm, init(&translated).to_vec()));
+    let (evm, _) = created(&mut state, deploy(&translated));
+    for count in 1..4 {
+        let receipts = [zvm, compat, evm].map(|contract| {
+            let receipt = send(&mut state, call(contract, 0));
+            (receipt.outcome, receipt.gas_used, receipt.output.clone(), receipt.logs[0].data.clone())
+        });
+        assert_eq!(receipts[0].2[31], count);
+        assert_eq!(receipts[0], receipts[2]);
+        assert_eq!(receipts[1], receipts[2]);
+    }
+}
+
+#[test]
+fn a_container_pays_for_all_its_bytes_and_nothing_is_lost() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    let native = code(NATIVE_COUNTER);
+    let init = native_init(&native);
+    let bare = Action::Deploy {
+        engine: EngineId::EVM,
+        value: 0,
+        code: zvm::translate(&init).unwrap().into(),
+        input: Bytes::new(),
+    };
+    let plain = send(&mut state, bare).gas_used;
+    let before = state.account(&key().address()).unwrap().balance;
+    let proposer = state.account(&PROPOSER).unwrap().balance;
+    let action = deploy_zvm(zvm::Target::Native, init);
+    let receipt = send(&mut state, action);
+    // Native numbers and Ethereum's are all more than zero where the other is; the container has 14
+    // bytes and two of ABI.
+    assert!(receipt.gas_used > plain);
+    let fee = u128::from(receipt.gas_used) * 3;
+    assert_eq!(state.account(&key().address()).unwrap().balance, before - fee);
+    assert_eq!(state.account(&PROPOSER).unwrap().balance, proposer + fee);
+}
+
+#[test]
+fn jumps_land_where_they_were_meant_to() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    // PUSH1 1, PUSH2 8, JUMPI, PUSH1 0, JUMPDEST, PUSH1 42, PUSH1 0, MSTORE, PUSH1 32, PUSH1 0, RETURN
+    let jumping = code("1101 120008 a1 1100 a3 112a 1100 81 1120 1100 a8");
+    let receipt = send(&mut state, deploy_zvm(zvm::Target::Native, native_init(&jumping)));
+    let contract = receipt.created.unwrap();
+    assert_eq!(send(&mut state, call(contract, 0)).output[31], 42);
+}
+
+#[test]
+fn code_that_zvm_has_no_opcode_for_is_refused_with_its_place() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    let receipt = send(&mut state, deploy_zvm(zvm::Target::Native, vec![0x11, 0x00, 0x02]));
+    assert_eq!(receipt.outcome, Outcome::CodeRefused);
+    assert_eq!(receipt.output, "opcode 0x02 at offset 2 is not assigned");
+    assert_eq!(receipt.created, None);
+    let receipt = send(
+        &mut state,
+        Action::Deploy {
+            engine: EngineId::ZVM,
+            value: 0,
+            code: Bytes::from_static(b"wasm"),
+            input: Bytes::new(),
+        },
+    );
+    assert_eq!(
+        (receipt.outcome, receipt.output.as_ref()),
+        (Outcome::CodeRefused, b"it does not begin with ZVMC".as_slice())
+    );
 }
