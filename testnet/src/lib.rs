@@ -6,8 +6,10 @@
 //! - [`report`]: what happened, counted by reading it from every node.
 //! - [`drill`]: `testnet restart-drill`. [`payloads`]: `testnet payloads`.
 //! - [`sim`]: a network in memory and virtual time, for real sessions and nodes.
+//! - [`adversary`]: peers that speak the protocol and mean harm.
 //! - [`mod@bench`]: the overlay beside bare QUIC, in one run.
 
+pub mod adversary;
 pub mod bench;
 pub mod drill;
 pub mod genesis;
