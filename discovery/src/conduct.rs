@@ -157,6 +157,24 @@ pub enum Note {
     Operator,
 }
 
+impl Note {
+    /// The name in `peers explain`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Disconnected => "disconnected",
+            Self::DialFailed => "dial failed",
+            Self::IdentityMismatch => "identity mismatch",
+            Self::WrongGenesis => "wrong genesis",
+            Self::Refused => "refused",
+            Self::Dropped => "dropped",
+            Self::Race => "race",
+            Self::LocalCongestion => "local congestion",
+            Self::Operator => "operator",
+        }
+    }
+}
+
 /// What an event was.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -12,12 +12,12 @@ use ghost_discovery::{
     clock::Now,
     conduct::{Note, Offence, What},
     dial::{DialFailure, Kind, Link, StaticPeer},
-    inbound::Incoming,
+    inbound::{Arrival, Incoming},
     netgroup::{AddressPolicy, NetGroup, Source},
     overlay::{Effect, Input, Overlay, OverlayConfig},
     store::{Batch, PeerStore, Saved, Write},
 };
-use ghost_proto::PublicKey;
+use ghost_proto::{PeerId, PublicKey};
 use world::{World, key, peer, place};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -244,6 +244,13 @@ fn killed_after_learning_five_thousand_it_comes_back_without_a_seed() {
     assert!(world.at - began < SECOND);
 }
 
+fn admit(overlay: &mut Overlay, source: &Source, peer: PeerId, now: Now) -> Arrival {
+    let Incoming::Accept(ticket) = overlay.incoming(source, true, now) else {
+        panic!("{peer} is refused before its handshake")
+    };
+    overlay.arrived(ticket, source, peer, false, now)
+}
+
 fn single(config: OverlayConfig) -> (Overlay, Now) {
     let world = World::new();
     let now = world.now();
@@ -263,8 +270,7 @@ fn scenario_42_a_thousand_connects_and_disconnects_a_second_leave_no_trace() {
         for (n, &one) in peers.iter().enumerate() {
             let from = place(second * 1000 + n);
             let source = Source::Peer(from);
-            assert_eq!(overlay.incoming(&source, true, now), Incoming::Accept);
-            overlay.arrived(&source, one, false, now);
+            admit(&mut overlay, &source, one, now);
             let link = Link::Inbound { source };
             overlay.handle(
                 Input::Connected { peer: one, link, record: bytes::Bytes::new(), is_node: true },
@@ -274,6 +280,7 @@ fn scenario_42_a_thousand_connects_and_disconnects_a_second_leave_no_trace() {
         }
         assert_eq!(overlay.inbound().len(), 1000);
         for &one in &peers {
+            overlay.inbound_left(&one);
             overlay.handle(Input::Disconnected { peer: one, code: None, detail: "gone".into() }, now);
         }
         now = now + SECOND;
@@ -310,8 +317,7 @@ fn a_forged_record_is_an_offence_of_who_passed_it_on_and_stops_the_answer() {
     let (mut overlay, now) = single(OverlayConfig::new(peer(0)));
     let join = |overlay: &mut Overlay, n: usize| {
         let source = Source::Peer(place(n));
-        overlay.incoming(&source, true, now);
-        overlay.arrived(&source, peer(n), false, now);
+        admit(overlay, &source, peer(n), now);
         let link = Link::Inbound { source };
         overlay.handle(
             Input::Connected { peer: peer(n), link, record: bytes::Bytes::new(), is_node: true },
@@ -338,10 +344,10 @@ fn a_forged_record_is_an_offence_of_who_passed_it_on_and_stops_the_answer() {
     let json = serde_json::to_string(&overlay.explain(&peer(1), now)).unwrap();
     assert!(json.contains("passed on a record that is invalid"), "{json}");
     // A banned peer is refused at the door, and the refusal is in its story.
+    overlay.inbound_left(&peer(1));
     overlay.handle(Input::Disconnected { peer: peer(1), code: None, detail: "closed".into() }, now);
     let source = Source::Peer(place(1));
-    assert_eq!(overlay.incoming(&source, true, now), Incoming::Accept);
-    overlay.arrived(&source, peer(1), false, now);
+    admit(&mut overlay, &source, peer(1), now);
     let story = overlay.explain(&peer(1), now).story.unwrap();
     assert_eq!(story.events.back().unwrap().what, What::Note(Note::Refused));
 }

@@ -7,16 +7,17 @@ use bytes::Bytes;
 use ghost_proto::{limits, message};
 
 use crate::{
-    block, consensus, control, discovery,
+    block, compact, consensus, control, discovery,
     kind::{Kind, KindInfo},
     reader::DecodeError,
+    reconcile,
     stream::StreamType,
     sync, tx,
     writer::{EncodedFrame, Payload},
 };
 
 macro_rules! frames {
-    ($($(#[$doc:meta])* $name:ident($payload:ty) = $number:literal, max $max:expr, on [$($stream:ident),*];)*) => {
+    ($($(#[$doc:meta])* $name:ident($payload:ty) = $number:literal, max $max:expr, on [$($stream:ident $(<= $tighter:expr)?),*];)*) => {
         /// A decoded frame.
         #[derive(Debug, Clone, PartialEq)]
         pub enum Frame {
@@ -30,6 +31,7 @@ macro_rules! frames {
                 name: stringify!($name),
                 payload_max: $max,
                 streams: &[$(StreamType::$stream),*],
+                tighter: &[$($((StreamType::$stream, $tighter),)?)*],
             },)*
         ];
 
@@ -87,11 +89,24 @@ frames! {
     Pong(control::Pong) = 0x02, max 8, on [Control];
 
     /// Transactions I have, by short id.
-    TxAnnounce(tx::TxAnnounce) = 0x10, max limits::ANNOUNCE_ENTRIES_MAX * tx::ANNOUNCE_ENTRY_LEN, on [TxPush];
+    TxAnnounce(tx::TxAnnounce) = 0x10, max limits::ANNOUNCE_ENTRIES_MAX * tx::ANNOUNCE_ENTRY_LEN, on [TxPush, TxSync];
     /// Send me these.
     TxRequest(tx::TxRequest) = 0x11, max limits::TX_REQUEST_IDS_MAX * tx::SHORT_ID_LEN, on [TxFetch];
     /// Transactions, pushed or asked for.
     Transactions(tx::Transactions) = 0x12, max limits::TX_BATCH_BYTES_MAX, on [TxPush, TxFetch];
+    /// Send me coded symbols of your mempool.
+    SymbolsRequest(reconcile::SymbolsRequest) = 0x13, max 20, on [TxSync];
+    /// Coded symbols.
+    Symbols(reconcile::Symbols) = 0x14, max reconcile::SYMBOLS_BYTES_MAX, on [TxSync];
+    /// Send me all sketch ids of your mempool.
+    InventoryRequest(reconcile::InventoryRequest) = 0x15, max 8, on [TxSync];
+    /// Sketch ids.
+    Inventory(reconcile::Inventory) = 0x16, max limits::SKETCH_IDS_MAX * reconcile::SKETCH_ID_LEN, on [TxSync];
+    /// Announce these to me: I lack them.
+    MissingRequest(reconcile::MissingRequest) = 0x17,
+        max 9 + limits::SKETCH_IDS_MAX * reconcile::SKETCH_ID_LEN, on [TxSync];
+    /// A transaction on its stem.
+    StemTransaction(tx::StemTransaction) = 0x18, max limits::TX_BYTES_MAX, on [TxPush];
 
     /// A block I have, by its header.
     BlockAnnounce(block::BlockAnnounce) = 0x20, max ghost_proto::block::HEADER_LEN, on [BlockPush];
@@ -99,7 +114,21 @@ frames! {
     BlocksRequest(block::BlocksRequest) = 0x21, max limits::BODIES_PER_REQUEST_MAX * 32, on [BlockFetch, Sync];
     /// One block, whole.
     WholeBlock(block::WholeBlock) = 0x22,
-        max ghost_proto::block::HEADER_LEN + limits::BLOCK_BODY_BYTES_MAX, on [BlockPush, BlockFetch, Sync];
+        max ghost_proto::block::HEADER_LEN + limits::BLOCK_BODY_BYTES_MAX,
+        on [BlockFetch, Sync, BlockPush <= limits::WHOLE_PUSH_BYTES_MAX];
+    /// A block by the short ids of its transactions.
+    CompactBlock(compact::CompactBlock) = 0x23,
+        max ghost_proto::block::HEADER_LEN + 12 + limits::COMPACT_PREFILL_BYTES_MAX
+            + limits::BLOCK_TXS_MAX * compact::COMPACT_ID_LEN,
+        on [BlockPush, BlockFetch];
+    /// Send me this block by short ids.
+    CompactRequest(compact::CompactRequest) = 0x24, max 32, on [BlockFetch];
+    /// Send me these transactions of a block.
+    BlockTransactionsRequest(compact::BlockTransactionsRequest) = 0x25, max 36 + limits::BLOCK_TXS_MAX, on [BlockFetch];
+    /// Transactions of a block, by their places.
+    BlockTransactions(compact::BlockTransactions) = 0x26, max limits::TX_BATCH_BYTES_MAX, on [BlockFetch];
+    /// How I want to hear of new blocks.
+    BlockRelayMode(compact::BlockRelayMode) = 0x27, max 1, on [BlockPush];
 
     /// What follows the first of these that you know?
     HeadersRequest(sync::HeadersRequest) = 0x30, max 2 + limits::LOCATOR_IDS_MAX * 32, on [Sync];
@@ -132,7 +161,7 @@ frames! {
     /// A transaction by id.
     TransactionRequest(message::TransactionRequest) = 0x65, max 64, on [Rpc];
     /// The transaction and where it stands.
-    TransactionAnswer(message::TransactionAnswer) = 0x66, max limits::TX_BYTES_MAX + KIB, on [Rpc];
+    TransactionAnswer(message::TransactionAnswer) = 0x66, max limits::TX_BYTES_MAX + limits::RECEIPT_BYTES_MAX + KIB, on [Rpc];
     /// A block by height or id.
     BlockRequest(message::BlockRequest) = 0x67, max 64, on [Rpc];
     /// The block, in the detail asked for.

@@ -72,6 +72,7 @@ fn encodes_no_longer(frame: &Frame) -> bool {
         Frame::Hello(hello) => hello.role >= 0,
         Frame::RpcFailure(failure) => failure.code >= 0,
         Frame::BlockRequest(request) => request.detail >= 0,
+        Frame::SubmitRequest(request) => request.privacy >= 0,
         _ => true,
     }
 }

@@ -17,6 +17,7 @@
 pub mod block;
 mod bounds;
 pub mod code;
+pub mod compact;
 pub mod consensus;
 pub mod control;
 pub mod discovery;
@@ -25,6 +26,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod kind;
 pub mod reader;
+pub mod reconcile;
 pub mod rpc;
 pub mod stream;
 pub mod sync;

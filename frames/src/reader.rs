@@ -67,7 +67,7 @@ enum State {
     /// Waiting for a payload of a known kind.
     Payload { kind: Kind, length: usize },
     /// Reading past a frame that is skipped.
-    Skip { left: usize },
+    Skip { length: usize, left: usize },
 }
 
 /// Cuts the bytes of one stream into frames.
@@ -80,12 +80,13 @@ pub struct FrameReader {
     stream: StreamType,
     buffer: BytesMut,
     state: State,
+    passed: u64,
 }
 
 impl FrameReader {
     /// For a stream of this type, after the type itself was read.
     pub fn new(stream: StreamType) -> Self {
-        Self { stream, buffer: BytesMut::new(), state: State::Head }
+        Self { stream, buffer: BytesMut::new(), state: State::Head, passed: 0 }
     }
 
     /// Adds received bytes.
@@ -102,9 +103,13 @@ impl FrameReader {
     pub fn declared(&self) -> usize {
         match self.state {
             State::Head => 0,
-            State::Payload { length, .. } => length,
-            State::Skip { left } => left,
+            State::Payload { length, .. } | State::Skip { length, .. } => length,
         }
+    }
+
+    /// Frames that are complete, skipped ones too: while this grows, the stream is not stalled.
+    pub fn passed(&self) -> u64 {
+        self.passed
     }
 
     /// Bytes held.
@@ -136,7 +141,7 @@ impl FrameReader {
                     let length = length as usize;
                     self.state = match frame::info(kind) {
                         Some(_) => State::Payload { kind, length },
-                        None => State::Skip { left: length },
+                        None => State::Skip { length, left: length },
                     };
                 }
                 State::Payload { kind, length } => {
@@ -145,16 +150,18 @@ impl FrameReader {
                     }
                     let payload: Bytes = self.buffer.split_to(length).freeze();
                     self.state = State::Head;
+                    self.passed += 1;
                     return Frame::decode(kind, payload).map(Some);
                 }
-                State::Skip { left } => {
+                State::Skip { length, left } => {
                     let skipped = left.min(self.buffer.len());
                     self.buffer.advance(skipped);
                     if skipped < left {
-                        self.state = State::Skip { left: left - skipped };
+                        self.state = State::Skip { length, left: left - skipped };
                         return Ok(self.pause());
                     }
                     self.state = State::Head;
+                    self.passed += 1;
                 }
             }
         }
@@ -175,7 +182,7 @@ impl FrameReader {
 
     fn payload_max(&self, kind: Kind) -> Result<u64, DecodeError> {
         match frame::info(kind) {
-            Some(info) if info.is_allowed_on(self.stream) => Ok(info.payload_max as u64),
+            Some(info) if info.is_allowed_on(self.stream) => Ok(info.payload_max_on(self.stream) as u64),
             Some(info) => Err(DecodeError::WrongStream { kind: info.name, stream: self.stream.name() }),
             None if kind.is_skippable() => Ok(SKIPPED_PAYLOAD_MAX),
             None => Err(DecodeError::UnknownKind(kind)),

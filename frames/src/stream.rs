@@ -66,6 +66,8 @@ stream_types! {
     Rpc = 0x08, "rpc", Request;
     /// Subscriptions to what happens on the chain.
     Events = 0x09, "events", Request;
+    /// In which transactions two mempools differ.
+    TxSync = 0x0a, "tx_sync", Request;
 }
 
 /// First of the stream types that are never assigned: peers open such streams now and then, so that

@@ -4,6 +4,7 @@
 //! TxAnnounce    0x10  entries of 13 bytes: short id (8), length of the transaction (4), fee class (1)
 //! TxRequest     0x11  short ids of 8 bytes
 //! Transactions  0x12  for each: varint length, transaction
+//! StemTransaction  0x18  transaction
 //! ```
 //!
 //! A **short id** for a peer is SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input
@@ -64,6 +65,21 @@ pub struct TxRequest {
 pub struct Transactions {
     /// At most [`TX_BATCH_MAX`]; signatures are not checked by decoding.
     pub transactions: Vec<SignedTransaction>,
+}
+
+/// One transaction on its stem: hand it on to one peer or flood it, and flood it if it does not come
+/// back by flooding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StemTransaction(pub SignedTransaction);
+
+impl Payload for StemTransaction {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.0.bytes());
+    }
+
+    fn decode(bytes: Bytes) -> Result<Self, PayloadError> {
+        Ok(Self(SignedTransaction::parse(bytes)?))
+    }
 }
 
 impl Payload for TxAnnounce {

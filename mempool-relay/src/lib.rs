@@ -5,5 +5,7 @@ pub mod block;
 pub mod fetch;
 pub mod link;
 pub mod pool;
+pub mod reconcile;
+pub mod stem;
 pub mod sync;
 pub mod tx_relay;

@@ -10,6 +10,10 @@ use std::{
     sync::{Mutex, atomic::AtomicU64},
 };
 
+use ghost_protocol::{
+    class::Class,
+    tally::{Tally, Traffic},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, text},
@@ -68,12 +72,6 @@ struct SessionLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TrafficLabels {
-    class: &'static str,
-    direction: Direction,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
     reason: &'static str,
 }
@@ -95,11 +93,8 @@ macro_rules! metrics {
             registry: Mutex<Registry>,
             $($(#[doc = $doc])* pub $field: $type,)*
             sessions: Family<SessionLabels, Gauge>,
-            frames: Family<TrafficLabels, Counter>,
-            bytes: Family<TrafficLabels, Counter>,
             rejected: Family<Reason, Counter>,
             served: Family<KindLabel, Counter>,
-            busy: Family<KindLabel, Counter>,
         }
 
         impl Metrics {
@@ -114,20 +109,14 @@ macro_rules! metrics {
                 )*
                 let sessions = Family::default();
                 registry.register("sessions", "Connections that are open now, by who dialled, network and role", sessions.clone());
-                let frames = Family::default();
-                registry.register("frames", "Frames by stream class and direction; not those of refused streams", frames.clone());
-                let bytes = Family::default();
-                registry.register("frame_bytes", "Bytes of frames by stream class and direction, without QUIC's own overhead and repeats", bytes.clone());
                 let rejected = Family::default();
                 registry.register("transactions_rejected", "Transactions not taken into the mempool, by reason; not those known already", rejected.clone());
                 let served = Family::default();
                 registry.register("requests_served", "Requests answered, by kind; not those refused or cancelled", served.clone());
-                let busy = Family::default();
-                registry.register("requests_busy", "Requests refused because too many were under way, by kind", busy.clone());
                 let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
                 registry.register("build", "The running version", build);
                 registry.register_collector(Box::new(process::ProcessCollector::new()));
-                Self { registry: Mutex::new(registry), $($field,)* sessions, frames, bytes, rejected, served, busy }
+                Self { registry: Mutex::new(registry), $($field,)* sessions, rejected, served }
             }
         }
     };
@@ -152,7 +141,7 @@ metrics! {
     transactions_included: Counter = "transactions_included";
     /// Blocks this node proposed.
     blocks_proposed: Counter = "blocks_proposed";
-    /// Slots of this node in which it proposed nothing.
+    /// Slots of this node in which it ran and proposed nothing; counted when its next slot comes.
     slots_missed: Counter = "slots_missed";
     /// Blocks executed and stored, its own too; not blocks known already or refused.
     blocks_imported: Counter = "blocks_imported";
@@ -182,7 +171,7 @@ metrics! {
     known_peers: Gauge = "known_peers";
     /// Peers that are banned now.
     banned_peers: Gauge = "banned_peers";
-    /// Seconds to execute and store one block; not the time it waited in a queue.
+    /// Seconds to execute and store a block of another node; not the time it waited in a queue.
     block_import_seconds: Histogram = "block_import_seconds";
     /// Seconds from the start of a block's slot to its becoming our head; not while syncing.
     block_delay_seconds: Histogram = "block_delay_seconds";
@@ -228,13 +217,6 @@ impl Metrics {
         self.sessions.get_or_create(&SessionLabels { direction, network, role }).dec();
     }
 
-    /// Frames of a stream class went in or out, with their headers.
-    pub fn traffic(&self, class: &'static str, direction: Direction, frames: u64, bytes: u64) {
-        let labels = TrafficLabels { class, direction };
-        self.frames.get_or_create(&labels).inc_by(frames);
-        self.bytes.get_or_create(&labels).inc_by(bytes);
-    }
-
     /// A transaction was not taken. `reason` is the word that submitters get.
     pub fn transaction_rejected(&self, reason: &'static str) {
         self.rejected.get_or_create(&Reason { reason }).inc();
@@ -243,11 +225,6 @@ impl Metrics {
     /// A request was answered. `kind` is the frame's name in the registry.
     pub fn request_served(&self, kind: &'static str) {
         self.served.get_or_create(&KindLabel { kind }).inc();
-    }
-
-    /// A request was refused because too many were under way.
-    pub fn request_busy(&self, kind: &'static str) {
-        self.busy.get_or_create(&KindLabel { kind }).inc();
     }
 
     /// The head moved to another branch, and took back this many blocks.
@@ -262,6 +239,11 @@ impl Metrics {
     /// others as `refusals`. Every pair of kind and reason must stand in the list at most once.
     pub fn watch_events(&self, source: EventSource) {
         self.registry().register_collector(Box::new(EventCollector(source)));
+    }
+
+    /// Shows how many frames and bytes the sessions carried, by stream class and direction.
+    pub fn watch_traffic(&self, tally: Tally) {
+        self.registry().register_collector(Box::new(TrafficCollector(tally)));
     }
 
     /// All of it in the OpenMetrics text format.
@@ -314,6 +296,38 @@ impl Collector for EventCollector {
     }
 }
 
+#[derive(Debug)]
+struct TrafficCollector(Tally);
+
+impl Collector for TrafficCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        type Figure = fn(Traffic) -> u64;
+        let families: [(_, _, Figure); 2] = [
+            ("frames", "Frames by stream class and direction; not those of refused streams", |traffic| {
+                traffic.frames
+            }),
+            (
+                "frame_bytes",
+                "Bytes of frames by stream class and direction, without QUIC's own overhead and repeats",
+                |traffic| traffic.bytes,
+            ),
+        ];
+        for (name, help, figure) in families {
+            let mut encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for class in Class::ALL {
+                for (direction, traffic) in [
+                    (Direction::Inbound, self.0.traffic_in(class)),
+                    (Direction::Outbound, self.0.traffic_out(class)),
+                ] {
+                    let labels = [("class", class.name()), ("direction", direction.name())];
+                    ConstCounter::new(figure(traffic)).encode(encoder.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One gauge of a collector.
 fn encode_gauge(
     encoder: &mut DescriptorEncoder<'_>,
@@ -332,7 +346,7 @@ mod tests {
     #[test]
     fn all_names_have_the_prefix_and_a_help_text() {
         let metrics = Metrics::new();
-        metrics.traffic("tx", Direction::Inbound, 2, 300);
+        metrics.watch_traffic(Tally::default());
         let text = metrics.encode();
         let helps = text.lines().filter(|line| line.starts_with("# HELP")).count();
         assert!(helps >= 30, "{text}");
@@ -340,8 +354,8 @@ mod tests {
             let name = line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ");
             assert!(name.starts_with("ghostd_"), "{line}");
         }
-        assert!(text.contains("ghostd_frames_total{class=\"tx\",direction=\"inbound\"} 2\n"), "{text}");
-        assert!(text.contains("ghostd_frame_bytes_total{class=\"tx\",direction=\"inbound\"} 300\n"));
+        assert!(text.contains("ghostd_frames_total{class=\"tx\",direction=\"inbound\"} 0\n"), "{text}");
+        assert!(text.contains("ghostd_frame_bytes_total{class=\"sync\",direction=\"outbound\"} 0\n"));
         assert!(text.contains("ghostd_resident_bytes "));
     }
 

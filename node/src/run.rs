@@ -4,8 +4,8 @@
 //! the mempool of the last clean stop is loaded, the sockets are bound, the tasks of
 //! `services` start, and then peers are dialled.
 //!
-//! Stop: no new connections, sessions drain for up to [`DRAIN`], the chain is flushed, the mempool is
-//! written down.
+//! Stop: no new connections, sessions drain for up to [`DRAIN`], the chain is flushed, peers and the
+//! mempool are written down.
 //!
 //! [`start`] does this for a home directory; [`start_parts`] for parts of the caller's choice: another
 //! socket, clock or store, as in simulated worlds.
@@ -42,7 +42,7 @@ use ghost_protocol::{
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
@@ -56,13 +56,14 @@ use crate::{
     home::{Home, HomeError, read_key_file},
     metrics::Metrics,
     services::{
-        chain::{ChainService, HeadNote, ToChain, Underway},
+        chain::{ChainService, HeadNote, ToChain},
         conduct::Conduct,
         events,
-        peers::{PeerBook, PeerService, discovery_config},
+        peers::{PeerBook, PeerService, ToPeers, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
         transactions::{Submission, TransactionService, accounts_of},
+        underway::Underway,
     },
     store::{ChainStore, SledStore, StoreError},
 };
@@ -191,9 +192,9 @@ impl RunningNode {
         &self.metrics
     }
 
-    /// Does what the remote call of that name does.
+    /// Does what the remote call of that name does, without hiding where the transactions come from.
     pub async fn submit(&self, transactions: Vec<bytes::Bytes>) -> message::SubmitAnswer {
-        self.submissions.submit(transactions).await
+        self.submissions.submit(transactions, message::Privacy::Fast).await
     }
 
     /// How many transactions wait for a block.
@@ -312,6 +313,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let consensus = inbox.pushes(StreamType::Consensus, 256);
     let tx_pushes = inbox.pushes(StreamType::TxPush, 64);
     let tx_asked = inbox.requests(StreamType::TxFetch, 256);
+    let tx_compared = inbox.requests(StreamType::TxSync, 64);
     let block_asked = inbox.requests(StreamType::BlockFetch, 64);
     let sync_asked = inbox.requests(StreamType::Sync, 64);
     let discovery_asked = inbox.requests(StreamType::Discovery, 64);
@@ -349,15 +351,14 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     };
     let now = Now { at: Instant::now().into_std(), unix_ms: clock.unix_ms() };
     let discovery = Discovery::new(
-        discovery_config(peer_id, &config.network, &bound),
+        discovery_config(peer_id, &config.network, config.rpc.clients_max, &bound),
         saved,
         draw("ghost 2026 discovery"),
         now,
     );
     let book = PeerBook::new(discovery, clock);
     let operators = Arc::new(operators);
-    let gate =
-        book.gate(config.network.inbound_max as usize, config.rpc.clients_max as usize, operators.clone());
+    let gate = book.gate(operators.clone());
     let context = SessionContext { inbox, ..SessionContext::default() };
     let tally = context.tally.clone();
     let listening = sockets.len();
@@ -378,15 +379,15 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let local: Vec<Multiaddr> =
         overlay.local_addresses().into_iter().take(listening).map(of_socket).collect();
     let listen: Vec<Multiaddr> = local.iter().map(|address| with_peer(address.clone(), peer_id)).collect();
+    metrics.watch_traffic(tally.clone());
+    let refusals = book.clone();
     metrics.watch_events(Box::new(move || {
-        tally
-            .snapshot()
-            .into_iter()
-            .map(|(event, count)| {
-                let (kind, reason) = event.labels();
-                (kind, reason, count)
-            })
-            .collect()
+        let events = tally.snapshot().into_iter().map(|(event, count)| {
+            let (kind, reason) = event.labels();
+            (kind, reason, count)
+        });
+        let refused = refusals.refusals().into_iter().map(|(reason, count)| ("not_admitted", reason, count));
+        events.chain(refused).collect()
     }));
     let exporter = match config.metrics.listen {
         Some(address) => Some(Exporter::start(address, metrics.clone()).await?),
@@ -449,6 +450,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             heads,
             progress,
             underway: underway.clone(),
+            relay_seed: draw("ghost 2026 compact blocks"),
             listen_first,
         }
         .run(),
@@ -460,18 +462,20 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             views: views.clone(),
             salt,
             seed: draw("ghost 2026 relay"),
+            stem_seed: draw("ghost 2026 stem"),
             entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
             conduct,
             metrics: metrics.clone(),
             commands: transaction_commands,
             pushes: tx_pushes,
             asked: tx_asked,
+            compared: tx_compared,
             stats,
         }
         .run(),
     );
-    tasks.spawn(serve::run(block_asked, views.clone(), underway.clone()));
-    tasks.spawn(serve::run(sync_asked, views.clone(), underway));
+    tasks.spawn(serve::run(block_asked, views.clone(), underway.clone(), draw("ghost 2026 compact answers")));
+    tasks.spawn(serve::run(sync_asked, views.clone(), underway, draw("ghost 2026 compact answers")));
     tasks.spawn(events::run(events_asked, heads_seen.clone(), access.clone()));
     let submissions = Submission {
         pool: pool.clone(),
@@ -490,7 +494,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         access,
         progress: progress_seen,
         submissions: submissions.clone(),
-        peers: to_peers,
+        peers: to_peers.clone(),
         peer_book: book.clone(),
         external: config.network.external_address.as_ref().map(ToString::to_string).unwrap_or_default(),
         metrics: metrics.clone(),
@@ -501,6 +505,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         book: book.clone(),
         store: peer_store,
         metrics: metrics.clone(),
+        views: views.clone(),
+        seeds: config.network.seeds.clone(),
         events: overlay_events,
         commands: peer_commands,
         asked: discovery_asked,
@@ -511,7 +517,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
 
     let (stop, stop_asked) = watch::channel(false);
     let (stopped, stopped_seen) = watch::channel(false);
-    let supervisor = Supervisor { overlay: overlay.clone(), to_chain, chain_task, tasks, pool, mempool_file };
+    let supervisor =
+        Supervisor { overlay: overlay.clone(), to_chain, to_peers, chain_task, tasks, pool, mempool_file };
     tokio::spawn(async move {
         supervisor.run(stop_asked).await;
         stopped.send_replace(true);
@@ -535,6 +542,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
 struct Supervisor {
     overlay: Overlay,
     to_chain: mpsc::Sender<ToChain>,
+    to_peers: mpsc::Sender<ToPeers>,
     chain_task: JoinHandle<Result<(), StoreError>>,
     tasks: JoinSet<()>,
     pool: Arc<Mutex<Pool>>,
@@ -562,6 +570,11 @@ impl Supervisor {
                 self.chain_task.await
             }
         };
+        let (done, written) = oneshot::channel();
+        // Both fail only if the task has ended: then there is nothing to write.
+        if self.to_peers.send(ToPeers::Stop { done }).await.is_ok() {
+            let _ = written.await;
+        }
         self.tasks.abort_all();
         match ended {
             Ok(Ok(())) => tracing::info!("chain flushed"),

@@ -6,14 +6,37 @@
 /// Largest signed transaction, in bytes: contract code of 96 KiB and its frame fit.
 pub const TX_BYTES_MAX: usize = 128 * 1024;
 
-/// Smallest signed transaction, in bytes (a transfer without payload); see [`crate::tx`].
-pub const TX_BYTES_MIN: usize = 167;
+/// Smallest signed transaction, in bytes: a deployment of one byte of code; see [`crate::tx`].
+/// 66 before the action, 1 + 16 + 2 + 1 for it, 64 of signature.
+pub const TX_BYTES_MIN: usize = 150;
+
+/// Most bytes of a transaction's output that its receipt keeps; what is beyond is cut off.
+pub const RECEIPT_OUTPUT_BYTES_MAX: usize = 1024;
+
+/// Largest encoded receipt, in bytes: about 1,700 token transfers of 151 bytes each. A transaction
+/// that logs more is undone.
+pub const RECEIPT_BYTES_MAX: usize = 256 * 1024;
+
+/// Most topics of a log entry, as in the EVM.
+pub const LOG_TOPICS_MAX: usize = 4;
+
+/// Bytes of a log entry without topics and data: address, topic count, length of the data.
+pub const LOG_BYTES_MIN: usize = 20 + 1 + 1;
 
 /// Largest block body, in bytes. A chain's genesis may set less, never more.
 pub const BLOCK_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Most transactions in one block: the body cap over the smallest transaction with its length.
 pub const BLOCK_TXS_MAX: usize = BLOCK_BODY_BYTES_MAX / (TX_BYTES_MIN + 2);
+
+/// Largest block, header included, that is pushed whole: it leaves within ten datagrams, what RFC 9002 §7.2
+/// lets a new connection send (14,720 bytes), and a round trip for asking would cost more than the copy.
+/// Larger ones are pushed as short ids. It also bounds what an unasked block can make a reader hold.
+pub const WHOLE_PUSH_BYTES_MAX: usize = 14_000;
+
+/// Most bytes of transactions that stand whole in a compact block: with the ids of 10,000 others it still
+/// leaves in two flights of our initial window of 64 KiB.
+pub const COMPACT_PREFILL_BYTES_MAX: usize = 64 * 1024;
 
 /// Most authorities of a chain. A finality certificate with all of them takes
 /// 82 + 128 × 66 = 8,530 bytes.
@@ -66,6 +89,16 @@ pub const ANNOUNCE_ENTRIES_MAX: usize = 512;
 /// Most transactions asked for in one request.
 pub const TX_REQUEST_IDS_MAX: usize = 256;
 
+/// Most coded symbols of one reconciliation session: 131,072 × 16 B = 2 MiB with their decoder, and
+/// differences of up to 95,000 transactions. Larger ones are listed.
+pub const SYMBOLS_MAX: usize = 128 * 1024;
+
+/// Most coded symbols in one frame: 8 + 4,096 × 12 + 80 × 2 = 49,320 bytes.
+pub const SYMBOLS_PER_FRAME_MAX: usize = 4096;
+
+/// Most sketch ids in one frame: 4,096 × 8 = 32 KiB.
+pub const SKETCH_IDS_MAX: usize = 4096;
+
 /// Most bytes of transactions in one frame; larger sets are cut into several frames.
 pub const TX_BATCH_BYTES_MAX: usize = 256 * 1024;
 
@@ -84,5 +117,6 @@ const _: () = {
     assert!(TX_BYTES_MAX < BLOCK_BODY_BYTES_MAX);
     assert!(RECORD_ADDRESSES_MAX * MULTIADDR_BYTES_MAX + 256 <= RECORD_BYTES_MAX);
     assert!(SLOT_MS_MIN < SLOT_MS_MAX);
+    assert!(SYMBOLS_PER_FRAME_MAX <= SYMBOLS_MAX);
     assert!(BODIES_PER_REQUEST_MAX <= HEADERS_PER_ANSWER_MAX);
 };

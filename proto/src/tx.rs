@@ -8,11 +8,21 @@
 //!     41     8  nonce              how many transactions the sender had included before
 //!     49     8  gas limit          most gas it may use
 //!     57     8  gas price          base units paid for each unit of gas used
-//!     65     1  action             1 = transfer
+//!     65     1  action             1 = transfer, 2 = deploy, 3 = call
 //!     66    20  to                 receiving account         ┐
 //!     86    16  value              base units                │ transfer
 //!    102     v  payload length     varint                    │
 //!    1xx     n  payload            opaque bytes              ┘
+//!     66     1  engine             see [`EngineId`]          ┐
+//!     67    16  value              base units                │
+//!     83     v  code length        varint, at least 1        │ deploy
+//!     8x     n  code               what the engine asks for  │
+//!     xx     v  input length       varint                    │
+//!     xx     n  input              for the constructor       ┘
+//!     66    20  to                 account of the contract   ┐
+//!     86    16  value              base units                │ call
+//!    102     v  input length       varint                    │
+//!    1xx     n  input              for the contract          ┘
 //!    end    64  signature          over the tag "ghost/tx/1" and all bytes before it
 //! ```
 //!
@@ -24,7 +34,7 @@ use bytes::Bytes;
 use crate::{
     ids::{Address, TxId},
     keys::{BadSignature, Batch, Domain, KeyPair, PublicKey, SIGNATURE_LEN, Signature},
-    layout::{Cursor, LayoutError, put_var_bytes},
+    layout::{Cursor, LayoutError, put_var_bytes, varint_len},
     limits::{TX_BYTES_MAX, TX_BYTES_MIN},
 };
 
@@ -32,11 +42,39 @@ use crate::{
 pub const TX_VERSION: u8 = 1;
 
 const ACTION_TRANSFER: u8 = 1;
+const ACTION_DEPLOY: u8 = 2;
+const ACTION_CALL: u8 = 3;
+
+/// What runs the code of a contract. A number that a node does not know is not malformed: deploying
+/// for it fails, and costs its gas.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EngineId(pub u8);
+
+impl EngineId {
+    /// The Ethereum virtual machine.
+    pub const EVM: Self = Self(1);
+    /// WebAssembly.
+    pub const WASM: Self = Self(2);
+    /// The ZVMC container.
+    pub const ZVM: Self = Self(3);
+}
+
+impl std::fmt::Display for EngineId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::EVM => f.write_str("evm"),
+            Self::WASM => f.write_str("wasm"),
+            Self::ZVM => f.write_str("zvm"),
+            Self(other) => write!(f, "engine {other}"),
+        }
+    }
+}
 
 /// What a transaction does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Moves `value` to an account. The payload is kept on the chain with it, unread.
+    /// Moves `value` to an account. The payload is kept on the chain with it, unread. Code is never
+    /// run: a transfer to a contract fails, so that nothing is paid to one that does not know of it.
     Transfer {
         /// Receiving account.
         to: Address,
@@ -45,6 +83,35 @@ pub enum Action {
         /// Opaque bytes.
         payload: Bytes,
     },
+    /// Makes a contract.
+    Deploy {
+        /// What runs it.
+        engine: EngineId,
+        /// Base units it starts with.
+        value: u128,
+        /// What the engine makes the contract from, at least one byte. For the EVM: init code.
+        code: Bytes,
+        /// Arguments for the constructor. For the EVM: appended to the init code.
+        input: Bytes,
+    },
+    /// Calls a contract; an account without code just receives the value.
+    Call {
+        /// Account of the contract.
+        to: Address,
+        /// Base units that go with the call.
+        value: u128,
+        /// Arguments.
+        input: Bytes,
+    },
+}
+
+impl Action {
+    /// Base units that leave the sender, besides the fee.
+    pub fn value(&self) -> u128 {
+        match self {
+            Self::Transfer { value, .. } | Self::Deploy { value, .. } | Self::Call { value, .. } => *value,
+        }
+    }
 }
 
 /// The fields of a transaction, without its signature.
@@ -92,21 +159,34 @@ impl Transaction {
                 out.extend_from_slice(&value.to_be_bytes());
                 put_var_bytes(out, payload);
             }
+            Action::Deploy { engine, value, code, input } => {
+                out.push(ACTION_DEPLOY);
+                out.push(engine.0);
+                out.extend_from_slice(&value.to_be_bytes());
+                put_var_bytes(out, code);
+                put_var_bytes(out, input);
+            }
+            Action::Call { to, value, input } => {
+                out.push(ACTION_CALL);
+                out.extend_from_slice(&to.0);
+                out.extend_from_slice(&value.to_be_bytes());
+                put_var_bytes(out, input);
+            }
         }
     }
 
     /// Most it can cost its sender: value and the whole gas limit. `None` if no balance could pay it.
     pub fn cost_max(&self) -> Option<u128> {
         let gas = u128::from(self.gas_limit) * u128::from(self.gas_price);
-        match &self.action {
-            Action::Transfer { value, .. } => value.checked_add(gas),
-        }
+        self.action.value().checked_add(gas)
     }
 
-    /// Opaque bytes it carries.
+    /// The payload of a transfer, the input of a deployment or call.
     pub fn payload(&self) -> &Bytes {
         match &self.action {
-            Action::Transfer { payload, .. } => payload,
+            Action::Transfer { payload: bytes, .. }
+            | Action::Deploy { input: bytes, .. }
+            | Action::Call { input: bytes, .. } => bytes,
         }
     }
 }
@@ -153,12 +233,28 @@ impl SignedTransaction {
                 value: cursor.u128("value")?,
                 payload: cursor.var_bytes("payload", TX_BYTES_MAX)?,
             },
+            ACTION_DEPLOY => {
+                let engine = EngineId(cursor.u8("engine")?);
+                let value = cursor.u128("value")?;
+                let code_len = cursor.varint("code length", 1, TX_BYTES_MAX as u64)?;
+                Action::Deploy {
+                    engine,
+                    value,
+                    code: cursor.bytes("code", code_len as usize)?,
+                    input: cursor.var_bytes("input", TX_BYTES_MAX)?,
+                }
+            }
+            ACTION_CALL => Action::Call {
+                to: Address(cursor.array("to")?),
+                value: cursor.u128("value")?,
+                input: cursor.var_bytes("input", TX_BYTES_MAX)?,
+            },
             other => {
                 return Err(LayoutError::OutOfRange {
                     field: "action",
                     value: other.into(),
                     min: ACTION_TRANSFER.into(),
-                    max: ACTION_TRANSFER.into(),
+                    max: ACTION_CALL.into(),
                 });
             }
         };
@@ -208,7 +304,15 @@ impl SignedTransaction {
         self.bytes = Bytes::copy_from_slice(&self.bytes);
         let end = self.bytes.len() - SIGNATURE_LEN;
         match &mut self.body.action {
-            Action::Transfer { payload, .. } => *payload = self.bytes.slice(end - payload.len()..end),
+            Action::Transfer { payload: last, .. } | Action::Call { input: last, .. } => {
+                *last = self.bytes.slice(end - last.len()..end);
+            }
+            Action::Deploy { code, input, .. } => {
+                let input_at = end - input.len();
+                let code_end = input_at - varint_len(input.len() as u64);
+                *code = self.bytes.slice(code_end - code.len()..code_end);
+                *input = self.bytes.slice(input_at..end);
+            }
         }
         self
     }
@@ -289,9 +393,41 @@ mod tests {
         .unwrap()
     }
 
+    fn with_action(action: Action) -> VerifiedTransaction {
+        let key = key(1);
+        let body = transfer(1, 0, b"").body().clone();
+        Transaction { sender_key: key.public(), action, ..body }.sign(&key).unwrap()
+    }
+
+    fn deploy(code: &[u8], input: &[u8]) -> Action {
+        let bytes = Bytes::copy_from_slice;
+        Action::Deploy { engine: EngineId::EVM, value: 1, code: bytes(code), input: bytes(input) }
+    }
+
     #[test]
     fn smallest_transaction_has_the_stated_size() {
-        assert_eq!(transfer(1, 0, b"").bytes().len(), TX_BYTES_MIN);
+        assert_eq!(with_action(deploy(&[0], b"")).bytes().len(), TX_BYTES_MIN);
+        assert_eq!(transfer(1, 0, b"").bytes().len(), TX_BYTES_MIN + 17);
+    }
+
+    #[test]
+    fn a_deployment_without_code_is_refused() {
+        let key = key(1);
+        let body = transfer(1, 0, b"").body().clone();
+        let sign = |action| Transaction { action, ..body.clone() }.sign(&key);
+        // Long enough as a whole, so that the code's own bound is what refuses it.
+        let field =
+            |error| matches!(error, LayoutError::OutOfRange { field: "code length", value: 0, min: 1, .. });
+        assert!(sign(deploy(b"", &[7; 40])).is_err_and(field));
+        assert!(sign(deploy(&[0], &[7; 40])).is_ok());
+    }
+
+    /// Where the payload of a transfer stands in memory.
+    fn payload_of(tx: &SignedTransaction) -> *const u8 {
+        match &tx.body().action {
+            Action::Transfer { payload, .. } => payload.as_ptr(),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -331,8 +467,24 @@ mod tests {
             prop_assert_eq!(again.body(), tx.body());
             let detached = again.clone().detached();
             prop_assert_eq!(&detached, &again);
-            prop_assert!(payload.is_empty() || detached.body().payload().as_ptr() != again.body().payload().as_ptr());
+            prop_assert!(payload.is_empty() || payload_of(&detached) != payload_of(&again));
             prop_assert!(again.verify().is_ok());
+        }
+
+        #[test]
+        fn contract_actions_round_trip_and_detach(
+            code in proptest::collection::vec(any::<u8>(), 1..300),
+            input in proptest::collection::vec(any::<u8>(), 0..300),
+            value: u128,
+        ) {
+            let call = Action::Call { to: Address([3; 20]), value, input: input.clone().into() };
+            for action in [deploy(&code, &input), call] {
+                let tx = with_action(action);
+                let again = SignedTransaction::parse(tx.bytes().clone()).unwrap();
+                prop_assert_eq!(again.body(), tx.body());
+                prop_assert_eq!(&again.clone().detached(), &again);
+                prop_assert!(again.verify().is_ok());
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M =
 //! 2.3 MiB; sent and not acknowledged, 1.5 MiB, together less than 4 MiB; incoming, what the
 //! connection's flow control window allows, 3.25 MiB; answers to its requests, one chunk each for
-//! 64 + 16 + 8 + 8 + 4 + 2 requests.
+//! 64 + 16 + 8 + 8 + 6 + 2 requests.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub enum Class {
     Tx,
     /// Peer records.
     Discovery,
-    /// Catching up.
+    /// Catching up, with blocks and with mempools.
     Sync,
 }
 
@@ -104,7 +104,7 @@ impl Class {
             StreamType::Events => Self::Events,
             StreamType::TxPush | StreamType::TxFetch => Self::Tx,
             StreamType::Discovery => Self::Discovery,
-            StreamType::Sync => Self::Sync,
+            StreamType::Sync | StreamType::TxSync => Self::Sync,
         }
     }
 
@@ -135,7 +135,8 @@ impl Class {
                 Self::Events => (4, 64, MIB, 16, 0, SlowPolicy::Refuse),
                 Self::Tx => (3, 2048, 16 * MIB, 8, MIB, SlowPolicy::Refuse),
                 Self::Discovery => (2, 4, 64 * KIB, 2, 0, SlowPolicy::Refuse),
-                Self::Sync => (1, 64, 64 * MIB, 4, 0, SlowPolicy::Refuse),
+                // Four for blocks, two for mempools.
+                Self::Sync => (1, 64, 64 * MIB, 6, 0, SlowPolicy::Refuse),
             };
         ClassSpec {
             priority,

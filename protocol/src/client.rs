@@ -15,7 +15,7 @@
 //!
 //! Every method may be dropped before it is done: the request is then cancelled at the node.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ghost_frames::{Code, EncodedFrame, Frame, StreamType, writer::Payload};
@@ -29,6 +29,7 @@ use crate::{
     overlay::ConnectError,
     request::{Answer, RequestError, send_request},
     session::{Session, SessionContext, drive, establish},
+    tally::Tally,
     transport::{
         RecvStream, SendStream,
         quic::{Dialled, Endpoint, Socket},
@@ -142,10 +143,23 @@ pub enum BlockSelector {
 
 /// Keeps what lets a later connection to the same node begin with its first request (0-RTT): use one
 /// connector for all connections of a program.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Connector {
     endpoint: Endpoint,
     timeout: Duration,
+}
+
+/// A client that is about to be: its first question is answered, its handshake may not be complete.
+/// Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Connecting(tokio::task::JoinHandle<Result<Client, ClientError>>);
+
+impl Connecting {
+    /// The client, once the node has said hello.
+    pub async fn client(self) -> Result<Client, ClientError> {
+        // A handshake that panicked has no node at its other end.
+        self.0.await.unwrap_or_else(|error| Err(ClientError::Socket(io::Error::other(error))))
+    }
 }
 
 impl Connector {
@@ -191,12 +205,13 @@ impl Connector {
 
     /// Connects and asks one question that is safe to repeat, in the same flight if an earlier
     /// connection to this node left a ticket. The answer may come before the handshake is complete;
-    /// the node has then proven that it holds the keys of the earlier connection.
+    /// the node has then proven that it holds the keys of the earlier connection. It is returned when it is
+    /// here; the client follows as soon as the handshake is complete.
     pub async fn connect_asking(
         &self,
         address: &Multiaddr,
         question: &Frame,
-    ) -> Result<(Frame, Client), ConnectAskError> {
+    ) -> Result<(Frame, Connecting), ConnectAskError> {
         if !ghost_frames::rpc::is_safe_to_repeat(question) {
             return Err(
                 CallError::Invalid("only a request that is safe to repeat may be sent early".into()).into()
@@ -211,33 +226,46 @@ impl Connector {
             match dialled.map_err(ClientError::from)? {
                 Dialled::Early(early) => {
                     let stream = early.open_bi().await;
-                    let greeting = async {
+                    let connecting = self.connecting(async {
                         let (link, _) = early.confirmed().await.map_err(ConnectError::from)?;
-                        self.greet(link).await
-                    };
-                    let (client, answer) = tokio::join!(greeting, ask(stream, &question, self.timeout));
-                    let client = client?;
-                    let answer = match answer {
+                        Ok(link)
+                    });
+                    match ask(stream, &question, self.timeout).await {
                         // Discarded: the ordinary fate of a ticket that went stale. Refused: perhaps only
                         // because it came early.
                         Err(CallError::Request(
                             RequestError::EarlyDiscarded | RequestError::Refused(Code::TooEarly),
-                        )) => client.call(&question).await?,
-                        answer => answer?,
-                    };
-                    Ok((answer, client))
+                        )) => {
+                            let client = connecting.client().await?;
+                            let answer = client.call(&question).await?;
+                            Ok((answer, Connecting(tokio::spawn(async { Ok(client) }))))
+                        }
+                        Ok(answer) => Ok((answer, connecting)),
+                        // Why there is no connection says more than why there is no answer.
+                        Err(error) => connecting.client().await.map_err(Into::into).and(Err(error.into())),
+                    }
                 }
                 Dialled::Link(link) => {
-                    let asking = async { ask(link.open_bi().await, &question, self.timeout).await };
-                    let (client, answer) = tokio::join!(self.greet(link.clone()), asking);
-                    let client = client?;
-                    Ok((answer?, client))
+                    let stream = link.open_bi().await;
+                    let connecting = self.connecting(async { Ok(link) });
+                    match ask(stream, &question, self.timeout).await {
+                        Ok(answer) => Ok((answer, connecting)),
+                        Err(error) => connecting.client().await.map_err(Into::into).and(Err(error.into())),
+                    }
                 }
             }
         };
         tokio::time::timeout(self.timeout, attempt)
             .await
             .map_err(|_| ClientError::TimedOut(address.clone()))?
+    }
+
+    fn connecting(
+        &self,
+        link: impl Future<Output = Result<crate::transport::Link, ClientError>> + Send + 'static,
+    ) -> Connecting {
+        let connector = self.clone();
+        Connecting(tokio::spawn(async move { connector.greet(link.await?).await }))
     }
 
     async fn greet(&self, link: crate::transport::Link) -> Result<Client, ClientError> {
@@ -255,7 +283,11 @@ impl Connector {
         let context = SessionContext::default();
         let (session, greeted) = establish(link, &hello, &context).await.map_err(ConnectError::from)?;
         tokio::spawn(drive(session.clone(), greeted));
-        Ok(Client { session, endpoint: self.endpoint.clone(), timeout: self.timeout })
+        Ok(Client {
+            session: Arc::new(Held(session)),
+            endpoint: self.endpoint.clone(),
+            timeout: self.timeout,
+        })
     }
 }
 
@@ -279,7 +311,7 @@ async fn ask(
     let (send, recv) = stream.map_err(|error| RequestError::Disconnected(error.to_string()))?;
     let priority = ClassTable::default().spec(Class::Rpc).priority;
     send_request(send, StreamType::Rpc, priority, question).await?;
-    checked(Answer::new(recv, StreamType::Rpc, patience, None).single().await?)
+    checked(Answer::new(recv, StreamType::Rpc, patience, Tally::default(), None).single().await?)
 }
 
 /// An answer, unless it says why there is none.
@@ -290,10 +322,21 @@ fn checked(answer: Frame) -> Result<Frame, CallError> {
     }
 }
 
-/// A connection to one node.
+/// Closes the session when nobody holds it any more.
+#[derive(Debug)]
+struct Held(Session);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.close(Code::Done, "");
+    }
+}
+
+/// A connection to one node. It is closed when the last clone, and the last of its streams, is dropped;
+/// [`Client::close`] also waits until the farewell is sent.
 #[derive(Debug, Clone)]
 pub struct Client {
-    session: Session,
+    session: Arc<Held>,
     endpoint: Endpoint,
     timeout: Duration,
 }
@@ -327,12 +370,12 @@ impl Client {
 
     /// The session below.
     pub fn session(&self) -> &Session {
-        &self.session
+        &self.session.0
     }
 
     /// Sends one request and returns the one frame of its answer, unless that says why there is none.
     pub async fn call(&self, request: &EncodedFrame) -> Result<Frame, CallError> {
-        let answer = self.session.request(StreamType::Rpc, request, self.timeout).await?;
+        let answer = self.session().request(StreamType::Rpc, request, self.timeout).await?;
         checked(answer.single().await?)
     }
 
@@ -341,9 +384,19 @@ impl Client {
         expect_answer!(self.call(&message::StatusRequest {}.to_frame()).await?, Status)
     }
 
-    /// Submits signed transactions; the results stand in their order. At most 1,024 transactions and
-    /// 256 KiB at once.
+    /// Submits signed transactions to be relayed at once; the results stand in their order. At most 1,024
+    /// transactions and 256 KiB at once.
     pub async fn submit(&self, transactions: Vec<Bytes>) -> Result<Vec<message::SubmitResult>, CallError> {
+        self.submit_with(transactions, message::Privacy::Fast).await
+    }
+
+    /// As [`Self::submit`], by the way that `privacy` names. What goes by a stem is in no mempool, and not
+    /// in the account's next nonce, for some seconds.
+    pub async fn submit_with(
+        &self,
+        transactions: Vec<Bytes>,
+        privacy: message::Privacy,
+    ) -> Result<Vec<message::SubmitResult>, CallError> {
         use ghost_proto::limits::{SUBMIT_TXS_MAX, TX_BATCH_BYTES_MAX};
         let bytes: usize = transactions.iter().map(Bytes::len).sum();
         if transactions.len() > SUBMIT_TXS_MAX || bytes > TX_BATCH_BYTES_MAX {
@@ -352,7 +405,7 @@ impl Client {
                 transactions.len()
             )));
         }
-        let request = message::SubmitRequest { transactions };
+        let request = message::SubmitRequest { transactions, privacy: privacy.into() };
         let answer = expect_answer!(self.call(&request.to_frame()).await?, SubmitAnswer)?;
         if answer.results.len() != request.transactions.len() {
             let reason =
@@ -411,25 +464,29 @@ impl Client {
     /// Follows the head.
     pub async fn heads(&self) -> Result<HeadStream, CallError> {
         let request = message::HeadsRequest {}.to_frame();
-        Ok(HeadStream(self.session.request(StreamType::Events, &request, self.timeout).await?))
+        let answer = self.session().request(StreamType::Events, &request, self.timeout).await?;
+        Ok(HeadStream { answer, _session: self.session.clone() })
     }
 
     /// Says goodbye and waits until it is sent and would be repeated no more: three probe timeouts, or
     /// [`FAREWELL_MAX`] while other connections of the same connector are open.
     pub async fn close(self) {
-        self.session.close(Code::Done, "");
+        self.session().close(Code::Done, "");
         let _ = tokio::time::timeout(FAREWELL_MAX, self.endpoint.wait_idle()).await;
     }
 }
 
 /// Heads as they change. A slow reader gets the newest, not all.
 #[derive(Debug)]
-pub struct HeadStream(Answer);
+pub struct HeadStream {
+    answer: Answer,
+    _session: Arc<Held>,
+}
 
 impl HeadStream {
     /// The next head; the first comes at once. `None` when the node ends the stream.
     pub async fn next(&mut self) -> Result<Option<message::HeadEvent>, CallError> {
-        match self.0.next_whenever().await? {
+        match self.answer.next_whenever().await? {
             Some(Frame::HeadEvent(event)) => Ok(Some(event)),
             Some(Frame::RpcFailure(failure)) => Err(failure.into()),
             Some(other) => Err(unexpected(&other)),

@@ -48,6 +48,11 @@ impl StreamSet {
         Self(self.0 | 1 << stream.number())
     }
 
+    /// Without one of them.
+    pub fn without(self, stream: StreamType) -> Self {
+        Self(self.0 & !(1 << stream.number()))
+    }
+
     /// True if the type is in it.
     pub fn contains(self, stream: StreamType) -> bool {
         self.0 & 1 << stream.number() != 0

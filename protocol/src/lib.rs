@@ -9,7 +9,7 @@
 //!   *requests* take a stream of their own ([`session::Session::request`]). What arrives is cut
 //!   into frames, held to the quota of its [`class`], and handed to the [`inbox`] by stream type.
 //! - [`overlay`]: all sessions of a node: it accepts, dials, settles two connections between one
-//!   pair into one, and reports who came and went.
+//!   pair into one, and reports who came and went. Its [`overlay::Gate`] decides who gets in.
 //! - [`client`]: what a program that is not a node uses.
 //!
 //! # Running tasks
@@ -24,6 +24,7 @@
 pub mod address;
 pub mod class;
 pub mod client;
+mod gate;
 pub mod handshake;
 pub mod identity;
 pub mod inbox;

@@ -23,15 +23,17 @@ use ghost_frames::Code;
 use ghost_proto::PeerId;
 use tokio::{sync::mpsc, time::timeout};
 
+pub use crate::gate::{Gate, Knock, Porter, Refused, Ticket};
 use crate::{
     Identity,
-    handshake::{HelloError, LocalHello, PeerHello, Role},
+    gate::Entry,
+    handshake::{HelloError, LocalHello, Role},
     session::{
         Direction, EstablishError, Session, SessionContext, SessionId, drive, establish, run_or_spawn,
         serve_early,
     },
     tally::{Event, Tally},
-    transport::quic::{Closed, DialError, Endpoint, Incoming, Link, Socket},
+    transport::quic::{Closed, DialError, Endpoint, Incoming, Link, Socket, Verdict},
 };
 
 /// Time a losing connection has to deliver what was queued on it.
@@ -53,7 +55,8 @@ pub enum OverlayEvent {
         /// Why.
         closed: Closed,
     },
-    /// A connection was refused or failed before it became a session.
+    /// A connection failed before it became a session. Not reported of those that the gate refused: it
+    /// knows.
     Failed {
         /// Who, as far as it was authenticated.
         peer: PeerId,
@@ -93,30 +96,6 @@ impl From<EstablishError> for ConnectError {
             EstablishError::Hello(error) => Self::Hello(error),
             other => Self::Refused { code: other.code(), reason: other.to_string() },
         }
-    }
-}
-
-type AdmitAddress = dyn Fn(SocketAddr) -> bool + Send + Sync;
-type AdmitPeer = dyn Fn(&PeerId, &PeerHello, Direction) -> Result<(), Code> + Send + Sync;
-
-/// Who gets in. The defaults admit everyone.
-#[derive(Clone)]
-pub struct Gate {
-    /// Asked before a handshake costs anything.
-    pub address: Arc<AdmitAddress>,
-    /// Asked once the peer has proven its key and said hello.
-    pub peer: Arc<AdmitPeer>,
-}
-
-impl Default for Gate {
-    fn default() -> Self {
-        Self { address: Arc::new(|_| true), peer: Arc::new(|_, _, _| Ok(())) }
-    }
-}
-
-impl std::fmt::Debug for Gate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Gate")
     }
 }
 
@@ -277,10 +256,21 @@ impl Overlay {
 
     /// Connects to a peer at an address. If the peer already has a session it is returned as it is.
     pub async fn dial(&self, peer: PeerId, address: SocketAddr) -> Result<Session, ConnectError> {
+        self.dial_saying(peer, address, |_| ()).await
+    }
+
+    /// As [`Self::dial`], saying something else in hello to this peer alone, e.g. that transactions are
+    /// not served to it.
+    pub async fn dial_saying(
+        &self,
+        peer: PeerId,
+        address: SocketAddr,
+        change: impl FnOnce(&mut LocalHello),
+    ) -> Result<Session, ConnectError> {
         if peer == self.peer_id() {
             return Err(HelloError::SelfDial.into());
         }
-        if let Some(session) = self.session(&peer) {
+        if let Some(session) = self.session(&peer).filter(|session| !session.is_closing()) {
             return Ok(session);
         }
         let Some(endpoint) = self.endpoint_for(&address) else {
@@ -296,25 +286,34 @@ impl Overlay {
                 return Err(error.into());
             }
         };
-        self.adopt(link).await
+        let mut hello = self.hello();
+        change(&mut hello);
+        self.adopt(link, hello, None).await
+    }
+
+    fn hello(&self) -> LocalHello {
+        self.0.hello.read().expect("no code panics while it reads the hello").clone()
     }
 
     async fn accept(self, endpoint: Endpoint) {
-        let admit = |address| self.0.accepting.load(Ordering::Relaxed) && (self.0.gate.address)(address);
-        while let Some(incoming) = endpoint.accept(admit).await {
+        let admit = |address, validated| match self.0.accepting.load(Ordering::Relaxed) {
+            true => self.0.gate.knock(address, validated),
+            false => Verdict::Refuse,
+        };
+        while let Some((incoming, entry)) = endpoint.accept(admit).await {
             // Always a task: spawned after it woke whoever answers early data, it would run before them.
-            tokio::spawn(self.clone().receive(incoming));
+            tokio::spawn(self.clone().receive(incoming, entry));
         }
     }
 
-    async fn receive(self, incoming: Incoming) {
+    async fn receive(self, incoming: Incoming, entry: Entry) {
         let address = incoming.remote_address();
         let context = self.0.context.clone();
         let early = |send, recv| run_or_spawn(serve_early(context.clone(), send, recv));
         match incoming.complete(early).await {
             Ok(link) => {
                 let peer = link.peer();
-                if let Err(error) = self.adopt(link).await {
+                if let Err(error) = self.adopt(link, self.hello(), Some(entry)).await {
                     tracing::debug!(%peer, %address, %error, "inbound connection made no session");
                 }
             }
@@ -322,11 +321,15 @@ impl Overlay {
         }
     }
 
-    /// Makes a session of an authenticated connection.
-    async fn adopt(&self, link: Link) -> Result<Session, ConnectError> {
+    /// Makes a session of an authenticated connection. `entry` is what the gate gave those that dialled us.
+    async fn adopt(
+        &self,
+        link: Link,
+        local: LocalHello,
+        entry: Option<Entry>,
+    ) -> Result<Session, ConnectError> {
         let (peer, address) = (link.peer(), link.remote_address());
         let direction = if link.is_inbound() { Direction::Inbound } else { Direction::Outbound };
-        let local = self.0.hello.read().expect("no code panics while it reads the hello").clone();
         let failed =
             |code: Code, reason: String| OverlayEvent::Failed { peer, address, direction, code, reason };
         let (session, greeted) = match establish(link, &local, &self.0.context).await {
@@ -336,13 +339,22 @@ impl Overlay {
                 return Err(error.into());
             }
         };
-        if let Err(code) = (self.0.gate.peer)(&peer, session.hello(), direction) {
-            session.close(code, "not admitted");
-            let reason = "not admitted".to_owned();
-            self.report(failed(code, reason.clone())).await;
-            return Err(ConnectError::Refused { code, reason });
-        }
         let in_order = self.0.reporting.lock().await;
+        // A connection that is not the one to stay never takes a slot.
+        if !self.loses(&session) {
+            match self.0.gate.arrives(&session, entry) {
+                Ok(None) => {}
+                Ok(Some(evicted)) => {
+                    if let Some(evicted) = self.session(&evicted) {
+                        evicted.close(Code::Full, "somebody better took the last slot");
+                    }
+                }
+                Err(Refused { code, reason }) => {
+                    session.close(code, "not admitted");
+                    return Err(ConnectError::Refused { code, reason });
+                }
+            }
+        }
         match self.settle(&session) {
             Settled::Stays { replaced } => {
                 if let Some(old) = replaced {
@@ -377,20 +389,27 @@ impl Overlay {
             clients.insert(session.id(), session.clone());
             return Settled::Stays { replaced: None };
         }
-        let mut nodes = self.nodes();
+        if self.loses(session) {
+            return Settled::Loses;
+        }
+        Settled::Stays { replaced: self.nodes().insert(session.peer(), session.clone()) }
+    }
+
+    /// True if the peer has another session that is the one to stay. Call it, and act on it, while
+    /// nothing else is settled.
+    fn loses(&self, session: &Session) -> bool {
         let peer = session.peer();
-        if let Some(existing) = nodes.get(&peer).filter(|existing| !existing.is_closing()) {
+        if session.role() == Role::Client {
+            return false;
+        }
+        self.nodes().get(&peer).filter(|existing| !existing.is_closing()).is_some_and(|existing| {
             let ours_stays = self.peer_id().to_bytes() < peer.to_bytes();
             let preferred = if ours_stays { Direction::Outbound } else { Direction::Inbound };
             // A peer that was restarted does not know the existing session, however good it looks
             // from here.
             let same_process = existing.hello().nonce == session.hello().nonce;
-            if same_process && existing.direction() != session.direction() && session.direction() != preferred
-            {
-                return Settled::Loses;
-            }
-        }
-        Settled::Stays { replaced: nodes.insert(peer, session.clone()) }
+            same_process && existing.direction() != session.direction() && session.direction() != preferred
+        })
     }
 
     async fn run(self, session: Session, greeted: crate::session::Greeted) {
@@ -411,6 +430,7 @@ impl Overlay {
             }
         };
         if was_current {
+            self.0.gate.left(&session);
             self.report(OverlayEvent::Down { session, closed }).await;
         }
     }

@@ -115,8 +115,10 @@ impl StreamEnd {
 pub struct Answer {
     recv: RecvStream,
     reader: FrameReader,
+    class: Class,
     patience: Duration,
     ended: bool,
+    tally: Tally,
     _asking: Option<Asking>,
 }
 
@@ -125,9 +127,11 @@ impl Answer {
         recv: RecvStream,
         stream: StreamType,
         patience: Duration,
+        tally: Tally,
         asking: Option<Asking>,
     ) -> Self {
-        Self { recv, reader: FrameReader::new(stream), patience, ended: false, _asking: asking }
+        let reader = FrameReader::new(stream);
+        Self { recv, reader, class: Class::of(stream), patience, ended: false, tally, _asking: asking }
     }
 
     /// The next frame, or `None` at the end. Each may take as long as the request allowed, and a
@@ -138,7 +142,10 @@ impl Answer {
         }
         let deadline = Instant::now() + self.patience;
         match read_frame(&mut self.recv, &mut self.reader, Some(deadline)).await {
-            Ok((frame, _)) => Ok(Some(frame)),
+            Ok((frame, bytes)) => {
+                self.tally.received(self.class, 1, bytes);
+                Ok(Some(frame))
+            }
             Err(StreamEnd::Finished) => {
                 self.ended = true;
                 Ok(None)
@@ -157,7 +164,10 @@ impl Answer {
             return Ok(None);
         }
         match read_frame(&mut self.recv, &mut self.reader, None).await {
-            Ok((frame, _)) => Ok(Some(frame)),
+            Ok((frame, bytes)) => {
+                self.tally.received(self.class, 1, bytes);
+                Ok(Some(frame))
+            }
             Err(end) => {
                 self.ended = true;
                 if matches!(end, StreamEnd::Finished) { Ok(None) } else { Err(end.into()) }
@@ -246,7 +256,12 @@ impl Responder {
             }
         };
         match timeout_at(deadline, write).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                // Only remote calls are answered before there is a session.
+                let class = self.served.as_ref().map_or(Class::Rpc, |served| served.class);
+                self.tally.sent(class, 1, frame.len());
+                Ok(())
+            }
             Ok(Err(_)) => {
                 self.done = true;
                 Err(AskerGone)

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use ghost_frames::Code;
@@ -58,14 +61,48 @@ impl Event {
     }
 }
 
+/// Frames of one class that went one way, and their bytes: with their heads, without what QUIC adds or
+/// sends again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Complete frames.
+    pub frames: u64,
+    /// Bytes, of incomplete frames too.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Moved {
+    frames: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Moved {
+    fn add(&self, frames: usize, bytes: usize) {
+        self.frames.fetch_add(frames as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Traffic {
+        Traffic { frames: self.frames.load(Ordering::Relaxed), bytes: self.bytes.load(Ordering::Relaxed) }
+    }
+}
+
 /// Counters shared by all sessions of a node. The number of events is fixed, so is the memory.
 #[derive(Debug, Clone, Default)]
-pub struct Tally(Arc<Mutex<BTreeMap<Event, u64>>>);
+pub struct Tally(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    events: Mutex<BTreeMap<Event, u64>>,
+    received: [Moved; Class::ALL.len()],
+    sent: [Moved; Class::ALL.len()],
+}
 
 impl Tally {
     /// Counts one more.
     pub fn count(&self, event: Event) {
-        *self.0.lock().expect("no code panics while counting").entry(event).or_default() += 1;
+        *self.events().entry(event).or_default() += 1;
     }
 
     /// Counts the end of a connection, unless we decided it: then it was counted where it was.
@@ -77,14 +114,35 @@ impl Tally {
         }
     }
 
+    pub(crate) fn received(&self, class: Class, frames: usize, bytes: usize) {
+        self.0.received[class as usize].add(frames, bytes);
+    }
+
+    pub(crate) fn sent(&self, class: Class, frames: usize, bytes: usize) {
+        self.0.sent[class as usize].add(frames, bytes);
+    }
+
     /// How often something happened.
     pub fn get(&self, event: Event) -> u64 {
-        self.0.lock().expect("no code panics while counting").get(&event).copied().unwrap_or(0)
+        self.events().get(&event).copied().unwrap_or(0)
     }
 
     /// All that ever happened.
     pub fn snapshot(&self) -> Vec<(Event, u64)> {
-        let counts = self.0.lock().expect("no code panics while counting");
-        counts.iter().map(|(event, count)| (*event, *count)).collect()
+        self.events().iter().map(|(event, count)| (*event, *count)).collect()
+    }
+
+    /// What peers and clients sent us in a class.
+    pub fn traffic_in(&self, class: Class) -> Traffic {
+        self.0.received[class as usize].get()
+    }
+
+    /// What we sent them in a class.
+    pub fn traffic_out(&self, class: Class) -> Traffic {
+        self.0.sent[class as usize].get()
+    }
+
+    fn events(&self) -> MutexGuard<'_, BTreeMap<Event, u64>> {
+        self.0.events.lock().expect("no code panics while counting")
     }
 }

@@ -265,6 +265,24 @@ async fn scenario_10_streams_opened_in_vain_run_out_of_credit_and_then_of_patien
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_stream_of_nothing_but_skipped_frames_is_not_stalled() {
+    let mut world = world(Path::ms(10)).await;
+    let Guest { link, .. } = guest(&mut world).await;
+    let frame = frame_bytes(ghost_frames::kind::SKIPPABLE_FIRST.0, 100, &[0; 100]);
+    // Each write ends one frame and begins the next, so that the reader is always in the middle of one.
+    let mut send = open_push(&link, StreamType::TxPush.number(), &frame[..50]).await.unwrap();
+    for _ in 0..30 {
+        sleep(Duration::from_secs(1)).await;
+        send.write_all(&[&frame[50..], &frame[..50]].concat()).await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert!(timeout(Duration::ZERO, send.stopped()).await.is_err(), "the node still reads");
+    // Once a frame comes to a halt its time runs.
+    let code = timeout(Duration::from_secs(12), stopped(&send)).await;
+    assert_eq!(code, Ok(Some(Code::Stalled)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn scenario_10_a_hundred_cancelled_streams_a_second_are_nobodys_flood() {
     let mut world = world(Path::ms(5)).await;
     let Guest { link, .. } = guest(&mut world).await;

@@ -3,14 +3,15 @@
 //! A core itself. The shell calls, in this order:
 //!
 //! 1. [`Overlay::new`] with what the store held, then [`Overlay::start`].
-//! 2. For each incoming connection [`Overlay::incoming`]; if accepted, after TLS (and after it was
-//!    decided which of two crossing connections stays) [`Overlay::arrived`], or
-//!    [`Overlay::handshake_failed`].
-//! 3. After hello on any connection that stays [`Input::Connected`]; for dials that fail
+//! 2. For each incoming connection [`Overlay::incoming`]; if accepted, after hello (and after it was
+//!    decided which of two crossing connections stays) [`Overlay::arrived`] or
+//!    [`Overlay::client_arrived`], or [`Overlay::handshake_failed`]; for those let in, at the end
+//!    [`Overlay::inbound_left`] or [`Overlay::client_left`].
+//! 3. For any connection that stays [`Input::Connected`]; for dials that fail
 //!    [`Input::AddressFailed`], one for each address.
 //! 4. While connected: [`Overlay::answer`] for each `PeersRequest`, [`Input::Peers`] for each answer we
 //!    asked for, and [`Input::Ping`], [`Input::BroughtTx`], [`Input::BroughtBlock`], [`Input::Offence`].
-//! 5. [`Input::Disconnected`] when the last connection to a peer is gone, admitted or not.
+//! 5. [`Input::Disconnected`] when the last connection to a peer is gone.
 //! 6. [`Overlay::on_deadline`] at [`Overlay::next_deadline`].
 //! 7. Effects as they come; [`Effect::Persist`] is answered with [`Input::Persisted`].
 //! 8. At the end [`Overlay::flush`], until it gives nothing.
@@ -39,7 +40,7 @@ use crate::{
     conduct::{Ledger, Note, Offence, Verdict},
     dial::{self, Anchor, DialFailure, Dialler, Kind, Link},
     exchange::{Answer, Answers, Asking},
-    inbound::{Arrival, Inbound, Incoming, Refusal, Standing},
+    inbound::{Arrival, Inbound, Incoming, Refusal, Standing, Ticket},
     netgroup::{NetGroup, Source},
     record::{self, Admission, Admitted, OwnRecord, Refused},
     store::{BATCH_MAX, Batch, Saved, Write},
@@ -121,18 +122,23 @@ impl Overlay {
     }
 
     /// An accepted handshake failed, or its connection lost to another one of the same peer.
-    pub fn handshake_failed(&mut self, source: &Source) {
-        self.inbound.failed(source);
+    pub fn handshake_failed(&mut self, ticket: Ticket) {
+        self.inbound.failed(ticket);
     }
 
-    /// TLS of an accepted connection is done. A refusal is on record, and not counted any more.
-    pub fn arrived(&mut self, source: &Source, peer: PeerId, operator: bool, now: Now) -> Arrival {
-        let standing = Standing {
-            banned: self.ledger.banned(&peer, now.unix_ms).is_some(),
-            discouraged: self.discouraged(source, now),
-        };
+    /// The peer at the other end of an accepted connection is known, and is a node. A refusal is on
+    /// record, and not counted any more.
+    pub fn arrived(
+        &mut self,
+        ticket: Ticket,
+        source: &Source,
+        peer: PeerId,
+        operator: bool,
+        now: Now,
+    ) -> Arrival {
         let protect = operator || self.dialler.is_static(&peer);
-        let arrival = self.inbound.arrived(source, peer, standing, protect, now.at);
+        let standing = self.standing(source, &peer, now);
+        let arrival = self.inbound.arrived(ticket, peer, standing, protect, now.at);
         match arrival {
             Arrival::Refuse(refusal) => self.note_refusal(&peer, refusal, source, now),
             Arrival::Welcome { evict } => {
@@ -146,9 +152,42 @@ impl Overlay {
         arrival
     }
 
-    /// The inbound connection of a peer gave way to an outbound one that stays.
-    pub fn inbound_gave_way(&mut self, peer: &PeerId) {
+    /// As [`Overlay::arrived`], for a program that only asks; `id` names its connection.
+    ///
+    /// # Errors
+    /// [`Refusal`]: on record already; close with its code.
+    pub fn client_arrived(
+        &mut self,
+        ticket: Ticket,
+        source: &Source,
+        id: u64,
+        peer: PeerId,
+        operator: bool,
+        now: Now,
+    ) -> Result<(), Refusal> {
+        let standing = self.standing(source, &peer, now);
+        let result = self.inbound.client_arrived(ticket, id, &peer, standing, operator, now.at);
+        if let Err(refusal) = result {
+            self.note_refusal(&peer, refusal, source, now);
+            self.schedule_persist(now);
+        }
+        result
+    }
+
+    /// The inbound connection of a node is over, or gave way to an outbound one that stays. Call it as soon
+    /// as that is so: a slot is free from then on.
+    pub fn inbound_left(&mut self, peer: &PeerId) {
         self.inbound.left(peer);
+    }
+
+    /// An inbound peer takes no transactions.
+    pub fn inbound_is_block_only(&mut self, peer: &PeerId) {
+        self.inbound.is_block_only(peer);
+    }
+
+    /// The connection of a client is over.
+    pub fn client_left(&mut self, id: u64) {
+        self.inbound.client_left(id);
     }
 
     /// The answer to a `PeersRequest`. Flooding is on record already.
@@ -194,7 +233,6 @@ impl Overlay {
             }
             Input::Disconnected { peer, code, detail } => {
                 self.ledger.note(&peer, Note::Disconnected, &detail, now.unix_ms);
-                self.inbound.left(&peer);
                 self.asking.disconnected(&peer);
                 self.answers.disconnected(&peer);
                 self.admission.disconnected(&peer);
@@ -325,6 +363,11 @@ impl Overlay {
                 last_success_s: row.last_success_s,
                 attempts: row.attempts,
                 paused_s: paused.map_or(0, |until| until.saturating_duration_since(now.at).as_secs()),
+                refused: {
+                    let source = Source::Peer(endpoint.clone());
+                    let discouraged = self.discouraged(&source, now);
+                    self.inbound.refuses(&source, discouraged, now.at).map(Refusal::name)
+                },
             }
         };
         let connected = self.sources.contains_key(peer);
@@ -334,6 +377,10 @@ impl Overlay {
             is_static: self.dialler.is_static(peer),
             score: self.ledger.score(peer, now.unix_ms),
             ban: self.ledger.banned(peer, now.unix_ms).cloned(),
+            refused_as: {
+                let banned = self.ledger.banned(peer, now.unix_ms).is_some();
+                self.inbound.refuses_peer(peer, banned, self.dialler.is_static(peer)).map(Refusal::name)
+            },
             addresses: self.book.rows_of(peer).into_iter().map(address).collect(),
             story: self.ledger.story(peer).cloned(),
         }
@@ -535,6 +582,13 @@ impl Overlay {
                 self.answers.forget(peer);
                 Some(drop_effect(*peer, offence.code(), &format!("banned: {evidence}")))
             }
+        }
+    }
+
+    fn standing(&self, source: &Source, peer: &PeerId, now: Now) -> Standing {
+        Standing {
+            banned: self.ledger.banned(peer, now.unix_ms).is_some(),
+            discouraged: self.discouraged(source, now),
         }
     }
 

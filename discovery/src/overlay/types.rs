@@ -85,7 +85,7 @@ pub enum Input {
         /// False for programs that only ask (role client): they are neither asked nor passed on.
         is_node: bool,
     },
-    /// The last connection to a peer ended, or one that [`Overlay::arrived`](super::Overlay::arrived) let in never got to hello.
+    /// The last connection to a peer ended, or another one took its place.
     Disconnected {
         /// Who.
         peer: PeerId,
@@ -235,6 +235,8 @@ pub struct Explanation {
     pub score: f64,
     /// The ban in force.
     pub ban: Option<Ban>,
+    /// Why it would not be let in, wherever it came from.
+    pub refused_as: Option<&'static str>,
     /// Where it may be.
     pub addresses: Vec<ExplainedAddress>,
     /// What happened, oldest first.
@@ -262,4 +264,6 @@ pub struct ExplainedAddress {
     pub attempts: u16,
     /// It is not dialled for so many more seconds.
     pub paused_s: u64,
+    /// Why nobody would be let in from there now.
+    pub refused: Option<&'static str>,
 }

@@ -13,6 +13,7 @@ mod export;
 mod format;
 mod mark;
 mod memory;
+mod merge;
 #[cfg(test)]
 mod tests;
 
@@ -30,6 +31,7 @@ pub use disk::{Opened, SledStore};
 pub use export::{Export, ExportError};
 pub use format::FORMAT_VERSION;
 pub use memory::MemoryStore;
+pub use merge::{Merged, merge};
 
 /// Most writes in one batch: 4,096 × at most 2.5 KiB = 10 MiB, in practice about 1 MiB.
 pub const BATCH_MAX: usize = 4096;

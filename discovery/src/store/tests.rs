@@ -316,3 +316,33 @@ proptest! {
         prop_assert!(format::decode(&key, &value, &mut saved).is_err());
     }
 }
+
+#[test]
+fn an_export_is_taken_over_into_a_store_that_holds_something() {
+    let (_, exported) = sample(600);
+    let json = Export::of(&exported).to_json();
+    let mut store = MemoryStore::new();
+    let own_story = {
+        let mut ledger = Ledger::new();
+        ledger.ban(&peer(3), None, "ours", NOW_MS);
+        ledger.take_changes(1)
+    };
+    let writes = own_story.into_iter().map(|(peer, story)| Write::Story(peer, story)).collect();
+    store.apply(&Batch { writes }).unwrap();
+    store.apply(&Batch { writes: vec![Write::Secret([4; 16])] }).unwrap();
+
+    let take = |store: &mut MemoryStore| {
+        let merged = merge(peer(9999), store.load().unwrap(), Export::read(&json).unwrap(), [7; 32], NOW_MS);
+        store.apply(&Batch { writes: merged.writes.clone() }).unwrap();
+        (merged.addresses, merged.anchors, merged.stories)
+    };
+    let (addresses, anchors, stories) = take(&mut store);
+    assert!(addresses > 550 && anchors == 4 && stories == 19, "{addresses} {anchors} {stories}");
+    let now = store.load().unwrap();
+    assert_eq!((now.secret, now.rows.len(), now.anchors), (Some([4; 16]), addresses, exported.anchors));
+    let ours = now.stories.iter().find(|(one, _)| *one == peer(3)).unwrap();
+    assert_eq!(ours.1.ban.as_ref().unwrap().reason, "ours", "what we know is not overruled");
+    // A second time there is little new: only what found no place before may find one now.
+    let (addresses, anchors, stories) = take(&mut store);
+    assert!(addresses < 50 && anchors == 0 && stories == 0, "{addresses} {anchors} {stories}");
+}

@@ -203,6 +203,7 @@ impl World {
                         && self.nodes[n].links.remove(&other)
                     {
                         self.nodes[other].links.remove(&n);
+                        self.nodes[n].overlay.inbound_left(&peer);
                         self.later(LATENCY, Event::Closed { at: other, other: n, code: Some(code) });
                         self.input(
                             n,
@@ -266,6 +267,7 @@ impl World {
             Event::Closed { at, other, code } => {
                 if self.nodes[at].up && !self.nodes[at].links.contains(&other) {
                     let peer = self.nodes[other].peer;
+                    self.nodes[at].overlay.inbound_left(&peer);
                     self.input(at, Input::Disconnected { peer, code, detail: "it closed".into() });
                 }
             }
@@ -296,7 +298,7 @@ impl World {
         let dialler = self.nodes[from].peer;
         let target = &mut self.nodes[to].overlay;
         let refused = match target.incoming(&source, true, now) {
-            Incoming::Accept => match target.arrived(&source, dialler, false, now) {
+            Incoming::Accept(ticket) => match target.arrived(ticket, &source, dialler, false, now) {
                 Arrival::Welcome { evict } => {
                     if let Some(evicted) = evict {
                         let effects =

@@ -39,7 +39,11 @@ fn check_table(name: &str, expected: Vec<Vec<String>>) {
 #[test]
 fn the_table_of_kinds_is_the_registry() {
     let row = |info: &ghost_frames::KindInfo| {
-        let streams: Vec<_> = info.streams.iter().map(|stream| stream.name()).collect();
+        let streams = info.streams.iter().map(|stream| match info.payload_max_on(*stream) {
+            max if max < info.payload_max => format!("{} up to {max}", stream.name()),
+            _ => stream.name().into(),
+        });
+        let streams: Vec<String> = streams.collect();
         vec![
             format!("{:#04x}", info.kind.0),
             info.name.into(),
@@ -84,13 +88,22 @@ fn the_table_of_limits_is_the_code() {
     let rows = rows![
         TX_BYTES_MIN,
         TX_BYTES_MAX,
+        RECEIPT_OUTPUT_BYTES_MAX,
+        RECEIPT_BYTES_MAX,
+        LOG_TOPICS_MAX,
+        LOG_BYTES_MIN,
         TX_BATCH_MAX,
         TX_BATCH_BYTES_MAX,
         SUBMIT_TXS_MAX,
         ANNOUNCE_ENTRIES_MAX,
         TX_REQUEST_IDS_MAX,
+        SYMBOLS_MAX,
+        SYMBOLS_PER_FRAME_MAX,
+        SKETCH_IDS_MAX,
         BLOCK_BODY_BYTES_MAX,
         BLOCK_TXS_MAX,
+        WHOLE_PUSH_BYTES_MAX,
+        COMPACT_PREFILL_BYTES_MAX,
         BODIES_PER_REQUEST_MAX,
         LOCATOR_IDS_MAX,
         HEADERS_PER_ANSWER_MAX,

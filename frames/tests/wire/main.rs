@@ -10,4 +10,5 @@ mod fuzz_smoke;
 mod malformed;
 mod round_trip;
 mod samples;
+mod sketch;
 mod vectors;

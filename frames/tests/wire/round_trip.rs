@@ -4,18 +4,31 @@ use bytes::Bytes;
 use ghost_frames::{
     Frame, FrameReader, StreamType,
     block::{BlockAnnounce, BlocksRequest, WholeBlock},
+    compact::{
+        BlockRelayMode, BlockTransactions, BlockTransactionsRequest, COMPACT_ID_LEN, CompactBlock,
+        CompactRequest, PlacedTransaction,
+    },
     consensus,
     control::{Ping, Pong},
     discovery::{Peers, PeersRequest},
     frame::REGISTRY,
+    reconcile::{
+        COUNTED_SYMBOLS, CodedSymbol, Inventory, InventoryRequest, MissingRequest, SketchId, Symbols,
+        SymbolsRequest,
+    },
     sync::{CertificateRequest, Headers, HeadersRequest},
-    tx::{ShortId, Transactions, TxAnnounce, TxAnnounceEntry, TxRequest},
+    tx::{ShortId, StemTransaction, Transactions, TxAnnounce, TxAnnounceEntry, TxRequest},
 };
 use ghost_proto::{
     BlockId, Checkpoint, FinalityCertificate, GenesisId, Header, KeyPair, Signature, Vote,
     block::HeaderFields, limits::*, message as m, vote::Link,
 };
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use proptest::{
+    collection::{btree_map, btree_set, vec},
+    option,
+    prelude::*,
+    sample::select,
+};
 
 use crate::{samples::transfer, vectors::read_all};
 
@@ -46,6 +59,12 @@ prop_compose! {
         let [tx_root, receipt_root, state] = roots;
         HeaderFields { parent, height, slot, proposer, tx_count, body_bytes, tx_root, receipt_root, state, gas_used }
     }
+}
+
+fn placed(most: usize) -> impl Strategy<Value = Vec<PlacedTransaction>> {
+    btree_map(0..BLOCK_TXS_MAX as u32, transaction(), 1..=most).prop_map(|all| {
+        all.into_iter().map(|(index, transaction)| PlacedTransaction { index, transaction }).collect()
+    })
 }
 
 fn seal(fields: HeaderFields) -> Header {
@@ -191,12 +210,67 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
         "Transactions" => {
             boxed(vec(transaction(), 0..12).prop_map(|transactions| Transactions { transactions }))
         }
+        "StemTransaction" => boxed(transaction().prop_map(StemTransaction)),
+        "SymbolsRequest" => {
+            let fields =
+                (any::<u64>(), any::<u32>(), 0..SYMBOLS_MAX as u32).prop_flat_map(|(nonce, count, first)| {
+                    (1..=SYMBOLS_MAX as u32 - first).prop_map(move |credit| SymbolsRequest {
+                        nonce,
+                        count,
+                        first,
+                        credit,
+                    })
+                });
+            boxed(fields)
+        }
+        "Symbols" => {
+            let symbol = any::<(u64, u32, u16)>();
+            let fields = (any::<u32>(), 0..200u32, vec(symbol, 1..300));
+            boxed(fields.prop_map(|(count, first, symbols)| {
+                let symbols =
+                    symbols.into_iter().zip(first as usize..).map(|((sum, check, count), index)| {
+                        CodedSymbol { sum, check, count: if index < COUNTED_SYMBOLS { count } else { 0 } }
+                    });
+                Symbols { count, first, symbols: symbols.collect() }
+            }))
+        }
+        "InventoryRequest" => boxed(any::<u64>().prop_map(|nonce| InventoryRequest { nonce })),
+        "Inventory" => boxed(vec(any::<u64>().prop_map(SketchId), 1..600).prop_map(|ids| Inventory { ids })),
+        "MissingRequest" => {
+            let fields = (any::<u64>(), any::<bool>(), vec(any::<u64>().prop_map(SketchId), 0..600));
+            boxed(fields.prop_map(|(nonce, more, ids)| MissingRequest { nonce, more, ids }))
+        }
         "BlockAnnounce" => boxed(fields().prop_map(|fields| BlockAnnounce(seal(fields)))),
         "BlocksRequest" => boxed(vec(id(), 1..=BODIES_PER_REQUEST_MAX).prop_map(|ids| BlocksRequest { ids })),
         "WholeBlock" => boxed((fields(), bytes(0..3_000)).prop_map(|(mut fields, body)| {
             fields.body_bytes = body.len() as u32;
             WholeBlock { header: seal(fields), body }
         })),
+        "CompactBlock" => {
+            let count = 0..40usize;
+            boxed((fields(), any::<u64>(), vec(option::of(transaction()), count)).prop_map(
+                |(mut fields, nonce, slots)| {
+                    fields.tx_count = slots.len() as u32;
+                    let whole = slots.iter().flatten().count();
+                    let short_ids = vec![0x5a; (slots.len() - whole) * COMPACT_ID_LEN].into();
+                    let slots = slots.into_iter().enumerate();
+                    let prefilled = slots.filter_map(|(index, transaction)| {
+                        Some(PlacedTransaction { index: index as u32, transaction: transaction? })
+                    });
+                    CompactBlock { header: seal(fields), nonce, prefilled: prefilled.collect(), short_ids }
+                },
+            ))
+        }
+        "CompactRequest" => boxed(id().prop_map(CompactRequest)),
+        "BlockTransactionsRequest" => {
+            let indexes = btree_set(0..BLOCK_TXS_MAX as u32, 1..200);
+            boxed((id(), indexes).prop_map(|(block, indexes)| BlockTransactionsRequest {
+                block,
+                indexes: indexes.into_iter().collect(),
+            }))
+        }
+        "BlockTransactions" => boxed(placed(12).prop_map(|transactions| BlockTransactions { transactions })),
+        "BlockRelayMode" => boxed(select(vec![BlockRelayMode::Announce, BlockRelayMode::Push])),
         "HeadersRequest" => boxed(
             (1..=HEADERS_PER_ANSWER_MAX as u16, vec(id(), 1..=LOCATOR_IDS_MAX))
                 .prop_map(|(limit, locator)| HeadersRequest { limit, locator }),
@@ -209,7 +283,7 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
             }))
         }
         "Certificate" => {
-            let signatures = proptest::collection::btree_map(any::<u16>(), signature(), 0..=AUTHORITIES_MAX);
+            let signatures = btree_map(any::<u16>(), signature(), 0..=AUTHORITIES_MAX);
             boxed((link(), signatures).prop_map(|(link, signatures)| {
                 consensus::Certificate(FinalityCertificate {
                     link,
@@ -230,9 +304,10 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
         }
         "StatusRequest" => boxed(Just(m::StatusRequest {})),
         "Status" => boxed(status()),
-        "SubmitRequest" => {
-            boxed(vec(bytes(0..300), 0..30).prop_map(|transactions| m::SubmitRequest { transactions }))
-        }
+        "SubmitRequest" => boxed(
+            (vec(bytes(0..300), 0..30), 0..2)
+                .prop_map(|(transactions, privacy)| m::SubmitRequest { transactions, privacy }),
+        ),
         "SubmitAnswer" => {
             let result = (bytes(0..33), any::<bool>(), text(12), text(60)).prop_map(
                 |(id, accepted, reason, message)| m::SubmitResult { id, accepted, reason, message },

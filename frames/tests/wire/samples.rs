@@ -1,10 +1,17 @@
 //! A small made-up chain and one or more frames of each kind from it.
 
+use crate::sketch;
 use bytes::Bytes;
 use ghost_frames::{
     Frame, StreamType,
     block::{BlockAnnounce, BlocksRequest, WholeBlock},
-    consensus, control, discovery, sync, tx,
+    compact::{
+        BlockRelayMode, BlockTransactions, BlockTransactionsRequest, CompactBlock, CompactRequest,
+        PlacedTransaction,
+    },
+    consensus, control, discovery,
+    reconcile::{Inventory, InventoryRequest, MissingRequest, Symbols, SymbolsRequest},
+    sync, tx,
 };
 use ghost_proto::{
     Address, AuthoritySet, Block, BlockBuilder, BlockId, Checkpoint, FinalityCertificate, Genesis, Header,
@@ -52,6 +59,18 @@ pub(crate) fn short_id(salt: &[u8; 16], id: &TxId) -> tx::ShortId {
     tx::ShortId(hasher.finish())
 }
 
+/// The short id of a transaction in a compact block.
+pub(crate) fn compact_short_id(block: &BlockId, nonce: u64, id: &TxId) -> [u8; 6] {
+    let mut key = blake3::Hasher::new_derive_key("ghost compact block v1");
+    let key = key.update(&block.0).update(&nonce.to_be_bytes()).finalize();
+    let mut hasher = SipHasher13::new_with_key(key.as_bytes()[..16].try_into().unwrap());
+    hasher.write(&id.0);
+    hasher.finish().to_be_bytes()[..6].try_into().unwrap()
+}
+
+/// The nonce of the sampled compact block.
+pub(crate) const COMPACT_NONCE: u64 = 0x0102_0304_0506_0708;
+
 /// What a transfer costs in gas: as in the EVM.
 pub(crate) fn intrinsic_gas(payload: &[u8]) -> u64 {
     21_000 + payload.iter().map(|byte| if *byte == 0 { 4 } else { 16 }).sum::<u64>()
@@ -85,7 +104,9 @@ impl State {
 
     /// A transfer whose sender can pay it.
     fn execute(&mut self, tx: &SignedTransaction, proposer: &Address) {
-        let Action::Transfer { to, value, payload } = &tx.body().action;
+        let Action::Transfer { to, value, payload } = &tx.body().action else {
+            panic!("{:?}", tx.body().action)
+        };
         let fee = u128::from(intrinsic_gas(payload)) * u128::from(tx.body().gas_price);
         let sender = self.0.get_mut(&tx.sender()).unwrap();
         assert_eq!(sender.0, tx.body().nonce);
@@ -152,7 +173,10 @@ impl World {
         block::sort_canonically(&genesis.block_id(), &mut transactions);
         let receipts: Vec<_> = transactions
             .iter()
-            .map(|tx| Receipt { outcome: Outcome::Done, gas_used: intrinsic_gas(tx.body().payload()) })
+            .map(|tx| match &tx.body().action {
+                Action::Transfer { payload, .. } => Receipt::plain(Outcome::Done, intrinsic_gas(payload)),
+                other => panic!("{other:?}"),
+            })
             .collect();
         let mut state = State::of(&genesis);
         for tx in &transactions {
@@ -278,7 +302,9 @@ impl World {
     }
 
     fn overlay_samples(&self) -> Vec<Sample> {
-        use StreamType::{BlockFetch, BlockPush, Consensus, Control, Discovery, Sync, TxFetch, TxPush};
+        use StreamType::{
+            BlockFetch, BlockPush, Consensus, Control, Discovery, Sync, TxFetch, TxPush, TxSync,
+        };
         let (first, second) = (&self.transactions[0], &self.transactions[1]);
         let entry = |tx: &SignedTransaction| tx::TxAnnounceEntry {
             id: short_id(&SALT, &tx.id()),
@@ -290,6 +316,14 @@ impl World {
             let body = bytes.split_off(block::HEADER_LEN);
             WholeBlock { header: block.header().clone(), body }
         };
+        let ids: Vec<TxId> = self.transactions.iter().map(SignedTransaction::id).collect();
+        let (key, nonce) = (sketch::CONNECTION_KEY, sketch::NONCE);
+        let symbols = |first, count| Symbols {
+            count: 3,
+            first,
+            symbols: sketch::symbols(&key, nonce, &ids, first, count),
+        };
+        let sketch_id = |index: usize| sketch::item(&key, nonce, &ids[index]).0;
         let headers = vec![self.block.header().clone(), self.next.header().clone()];
         let (one, two) = (self.block.header().id(), self.next.header().id());
         vec![
@@ -303,7 +337,7 @@ impl World {
                 "hello of a node",
                 Control,
                 self.node_hello(),
-                "a node that serves all ten stream types, best height 2, final height 1, with its record, the address it sees the other side at (/ip4/198.51.100.9/udp/50000/quic-v1) and the salt 000102…0f",
+                "a node that serves ten stream types, best height 2, final height 1, with its record, the address it sees the other side at (/ip4/198.51.100.9/udp/50000/quic-v1) and the salt 000102…0f",
             ),
             sample("ping", Control, control::Ping(0x0123_4567_89ab_cdef), "number 0x0123456789abcdef"),
             sample("pong", Control, control::Pong(0x0123_4567_89ab_cdef), "the answer to that ping"),
@@ -332,6 +366,56 @@ impl World {
                 "the same two, whole",
             ),
             sample(
+                "a transaction on its stem",
+                TxPush,
+                tx::StemTransaction(first.clone()),
+                "the first of them, not flooded yet",
+            ),
+            sample(
+                "request the first symbols",
+                TxSync,
+                SymbolsRequest { nonce, count: 2, first: 0, credit: 80 },
+                "80 symbols under the nonce 0x2122232425262728, asked for by a side that holds two transactions; opens a session",
+            ),
+            sample(
+                "the first symbols",
+                TxSync,
+                symbols(0, 80),
+                "the first 80 symbols of the three transactions of the block of height 1, on a connection whose key is 101112…1f, with counts",
+            ),
+            sample(
+                "request more symbols",
+                TxSync,
+                SymbolsRequest { nonce, count: 2, first: 80, credit: 40 },
+                "the 40 that follow",
+            ),
+            sample("more symbols", TxSync, symbols(80, 40), "the 40 that follow, without counts"),
+            sample(
+                "symbols on both sides of the last count",
+                TxSync,
+                symbols(78, 4),
+                "two with counts and two without",
+            ),
+            sample("request the inventory", TxSync, InventoryRequest { nonce }, "all ids of that session"),
+            sample(
+                "inventory",
+                TxSync,
+                Inventory { ids: vec![sketch_id(0), sketch_id(1), sketch_id(2)] },
+                "the sketch ids of the three",
+            ),
+            sample(
+                "request what is missing",
+                TxSync,
+                MissingRequest { nonce, more: true, ids: vec![sketch_id(2)] },
+                "the asker lacks the third, and more that it will name",
+            ),
+            sample(
+                "nothing is missing",
+                TxSync,
+                MissingRequest { nonce, more: false, ids: Vec::new() },
+                "the asker lacks nothing else of that session",
+            ),
+            sample(
                 "announce a block",
                 BlockPush,
                 BlockAnnounce(self.block.header().clone()),
@@ -356,6 +440,42 @@ impl World {
                 "the block of height 1",
             ),
             sample("an empty block", Sync, whole(&self.next), "the block of height 2: a header and no body"),
+            sample(
+                "a compact block",
+                BlockPush,
+                CompactBlock {
+                    header: self.block.header().clone(),
+                    nonce: COMPACT_NONCE,
+                    prefilled: vec![PlacedTransaction { index: 1, transaction: second.clone() }],
+                    short_ids: [first, &self.transactions[2]]
+                        .map(|tx| compact_short_id(&one, COMPACT_NONCE, &tx.id()))
+                        .concat()
+                        .into(),
+                },
+                "the block of height 1 under the nonce 0x0102030405060708; its second transaction stands there whole",
+            ),
+            sample("request a compact block", BlockFetch, CompactRequest(one), "the block of height 1"),
+            sample(
+                "request transactions of a block",
+                BlockFetch,
+                BlockTransactionsRequest { block: one, indexes: vec![0, 2] },
+                "the first and the third of the block of height 1",
+            ),
+            sample(
+                "transactions of a block",
+                BlockFetch,
+                BlockTransactions {
+                    transactions: [0, 2]
+                        .map(|index| PlacedTransaction {
+                            index,
+                            transaction: self.transactions[index as usize].clone(),
+                        })
+                        .into(),
+                },
+                "the same two with their places",
+            ),
+            sample("ask for pushed blocks", BlockPush, BlockRelayMode::Push, "compact, unasked"),
+            sample("ask for announcements", BlockPush, BlockRelayMode::Announce, "by header again"),
             sample(
                 "request headers",
                 Sync,
@@ -412,7 +532,7 @@ impl World {
             sample(
                 "submit request",
                 Rpc,
-                m::SubmitRequest { transactions: vec![tx.bytes().clone()] },
+                m::SubmitRequest { transactions: vec![tx.bytes().clone()], privacy: 0 },
                 "one transaction",
             ),
             sample(

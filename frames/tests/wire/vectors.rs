@@ -137,7 +137,7 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             }
         };
     use StreamType::{
-        BlockFetch, BlockPush, Consensus, Control, Discovery, Events, Rpc, Sync, TxFetch, TxPush,
+        BlockFetch, BlockPush, Consensus, Control, Discovery, Events, Rpc, Sync, TxFetch, TxPush, TxSync,
     };
     vec![
         make(
@@ -216,9 +216,13 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             "pushed transactions",
             TxPush,
             true,
-            &[bytes("announce two transactions"), bytes("two transactions")],
-            &["TxAnnounce", "Transactions"],
-            "announcements and whole transactions share a stream",
+            &[
+                bytes("announce two transactions"),
+                bytes("two transactions"),
+                bytes("a transaction on its stem"),
+            ],
+            &["TxAnnounce", "Transactions", "StemTransaction"],
+            "announcements, whole transactions and stems share a stream",
         ),
         make(
             "transactions fetched, asked",
@@ -235,6 +239,38 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             &[bytes("two transactions")],
             &["Transactions"],
             "and end",
+        ),
+        make(
+            "mempools compared, asked",
+            TxSync,
+            true,
+            &[bytes("request the first symbols")],
+            &["SymbolsRequest"],
+            "opens a session; each later request of it has a stream of its own",
+        ),
+        make(
+            "mempools compared, answered",
+            TxSync,
+            false,
+            &[bytes("the first symbols")],
+            &["Symbols"],
+            "and end",
+        ),
+        make(
+            "what is missing, asked",
+            TxSync,
+            true,
+            &[bytes("request what is missing")],
+            &["MissingRequest"],
+            "by sketch id",
+        ),
+        make(
+            "what is missing, answered",
+            TxSync,
+            false,
+            &[bytes("announce two transactions")],
+            &["TxAnnounce"],
+            "by short id under the asker's salt, as on tx_push",
         ),
         make(
             "pushed blocks",
@@ -259,6 +295,30 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             &[bytes("a block with three transactions"), bytes("an empty block")],
             &["WholeBlock", "WholeBlock"],
             "in the order asked for",
+        ),
+        make(
+            "pushed compact",
+            BlockPush,
+            true,
+            &[bytes("ask for pushed blocks"), bytes("a compact block")],
+            &["BlockRelayMode", "CompactBlock"],
+            "asked for in one direction, sent in the other: here both in one",
+        ),
+        make(
+            "transactions of a block, asked",
+            BlockFetch,
+            true,
+            &[bytes("request transactions of a block")],
+            &["BlockTransactionsRequest"],
+            "by their places",
+        ),
+        make(
+            "transactions of a block, answered",
+            BlockFetch,
+            false,
+            &[bytes("transactions of a block")],
+            &["BlockTransactions"],
+            "and end",
         ),
         make(
             "headers, asked",

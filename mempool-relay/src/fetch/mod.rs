@@ -227,6 +227,11 @@ impl Fetch {
         self.send(now, out);
     }
 
+    /// Transactions this peer has announced and that are not here yet.
+    pub(crate) fn open(&self, slot: Slot) -> usize {
+        self.peers[usize::from(slot.0)].as_ref().map_or(0, |peer| peer.announced.len())
+    }
+
     fn peer_mut(&mut self, slot: Slot) -> Option<&mut Peer> {
         self.peers[usize::from(slot.0)].as_mut()
     }

@@ -262,6 +262,41 @@ impl Pool {
         Ok(out)
     }
 
+    /// Whether it would be taken by what is known of it alone: rules, floor, nonce and balance. What waits here
+    /// already and how full it is are not looked at; [`Self::insert`] may still refuse it.
+    ///
+    /// # Errors
+    /// As [`Self::insert`].
+    pub fn check(
+        &self,
+        tx: &VerifiedTransaction,
+        accounts: &impl Accounts,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let needed = self.check_rules(tx)?;
+        let floor = self.gas_price_min(now);
+        if tx.body().gas_price < floor {
+            return Err(Refusal::BelowFloor { got: tx.body().gas_price, floor });
+        }
+        let account = accounts.account(&tx.sender());
+        Self::check_nonce(tx.body().nonce, account, self.config.sender_count_max)?;
+        if needed > account.balance {
+            return Err(Refusal::Balance { needed, balance: account.balance });
+        }
+        Ok(())
+    }
+
+    fn check_nonce(got: u64, account: AccountState, ahead_max: usize) -> Result<(), Refusal> {
+        let (next, ahead_max) = (account.nonce, ahead_max as u64);
+        if got < next {
+            return Err(Refusal::NonceUsed { got, next });
+        }
+        if got - next >= ahead_max {
+            return Err(Refusal::NonceTooFar { got, next, ahead_max });
+        }
+        Ok(())
+    }
+
     /// The checks that need no state. Returns the most it can cost.
     fn check_rules(&self, tx: &VerifiedTransaction) -> Result<u128, Refusal> {
         let (body, rules) = (tx.body(), &self.rules);
@@ -298,16 +333,7 @@ impl Pool {
             }
         };
         let account = sender.account;
-        if nonce < account.nonce {
-            return Err(Refusal::NonceUsed { got: nonce, next: account.nonce });
-        }
-        if nonce - account.nonce >= self.config.sender_count_max as u64 {
-            return Err(Refusal::NonceTooFar {
-                got: nonce,
-                next: account.nonce,
-                ahead_max: self.config.sender_count_max as u64,
-            });
-        }
+        Self::check_nonce(nonce, account, self.config.sender_count_max)?;
         let old = sender.txs.get(&nonce);
         if let Some(old) = old {
             let needed = self.bump(old.price());
@@ -610,6 +636,11 @@ impl Pool {
     pub fn get(&self, id: &TxId) -> Option<&VerifiedTransaction> {
         let (address, nonce) = self.index.get(id)?;
         Some(&self.senders[address].txs[nonce].tx)
+    }
+
+    /// Every transaction, ready or parked, in no order to rely on.
+    pub fn transactions(&self) -> impl Iterator<Item = &VerifiedTransaction> {
+        self.senders.values().flat_map(|sender| sender.txs.values().map(|entry| &entry.tx))
     }
 
     /// True if it waits here.

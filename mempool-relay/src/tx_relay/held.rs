@@ -8,7 +8,10 @@ use std::{
 use ghost_proto::TxId;
 
 use super::TxSummary;
-use crate::link::{LinkSet, Name, Salts};
+use crate::{
+    link::{LinkSet, Name, Salts},
+    reconcile::Journal,
+};
 
 /// Names a held transaction in queues: one word, and stale once the transaction is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub(crate) struct HeldSet {
     free: Vec<u32>,
     by_id: HashMap<TxId, u32>,
     by_name: HashMap<Name, u32>,
+    /// What became ready and what of that left: the set that is reconciled.
+    journal: Journal,
 }
 
 impl HeldSet {
@@ -59,6 +64,9 @@ impl HeldSet {
             self.places.push(Place { generation: 0, held: None });
             self.places.len() as u32 - 1
         });
+        if held.stage == Stage::Ready {
+            self.journal.added(held.tx.id);
+        }
         self.by_id.insert(held.tx.id, index);
         self.by_name.extend(salts.names(&held.tx.id).map(|name| (name, index)));
         let place = &mut self.places[index as usize];
@@ -74,7 +82,37 @@ impl HeldSet {
         let place = &mut self.places[index as usize];
         place.generation = place.generation.wrapping_add(1);
         self.free.push(index);
-        place.held.take()
+        let held = place.held.take();
+        if held.as_ref().is_some_and(|held| held.stage == Stage::Ready) {
+            self.journal.removed(*id);
+        }
+        held
+    }
+
+    /// Makes ready what is here and was not.
+    pub(crate) fn make_ready(&mut self, what: TxRef) {
+        if let Some(held) = self.get_mut(what).filter(|held| held.stage != Stage::Ready) {
+            held.stage = Stage::Ready;
+            let id = held.tx.id;
+            self.journal.added(id);
+        }
+    }
+
+    /// Changes of the ready set.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// The ready set.
+    pub(crate) fn ready_ids(&self) -> impl Iterator<Item = TxId> {
+        let held = self.places.iter().filter_map(|place| place.held.as_ref());
+        held.filter(|held| held.stage == Stage::Ready).map(|held| held.tx.id)
+    }
+
+    /// Each of the ready set, to mark what links know of it.
+    pub(crate) fn ready_mut(&mut self) -> impl Iterator<Item = &mut Held> {
+        let held = self.places.iter_mut().filter_map(|place| place.held.as_mut());
+        held.filter(|held| held.stage == Stage::Ready)
     }
 
     /// Makes what is held findable under a salt that came after it.

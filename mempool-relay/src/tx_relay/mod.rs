@@ -16,12 +16,19 @@
 //! slow walk over all held transactions announces whatever the link does not know, also to a link that
 //! just came up.
 //!
+//! # Reconciliation
+//! A new peer is not told of everything: a session of [`crate::reconcile`] finds out what each side
+//! lacks, opened by the one that dialled. Links that nothing is announced on repeat it every [`SYNC_PERIOD`], the others every
+//! [`REPAIR_PERIOD`]. What the peer has goes to the request tracker as its announcement; what it lacks, the slow walk announces.
+//!
 //! # Driver
 //! 1. A session is up, both hellos read: [`Input::PeerUp`]. It ends: [`Input::PeerDown`].
 //! 2. A frame arrives:
 //!    - `TxAnnounce` on the push stream: [`Input::Announced`];
 //!    - `Transactions` on the push stream, or in an answer to us: [`Input::Received`];
-//!    - `TxRequest`: [`Input::Requested`], with a number of the driver's to find the stream by.
+//!    - `TxRequest`: [`Input::Requested`], with a number of the driver's to find the stream by;
+//!    - `Symbols`, `Inventory` or `TxAnnounce` in an answer to an [`Effect::SyncRequest`]: [`Input::SyncAnswered`];
+//!    - a request on a tx_sync stream: [`Input::SyncRequested`], likewise with a number.
 //! 3. An answer to us ended: [`Input::AnswerEnded`]; its request could not be sent or was reset:
 //!    [`Input::RequestFailed`].
 //! 4. After *each* input, execute the effects in order. [`Effect::Announce`] and [`Effect::Push`] are
@@ -44,6 +51,7 @@ mod fanout;
 mod held;
 mod spread;
 mod stats;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -59,13 +67,15 @@ use rand::{SeedableRng, rngs::StdRng};
 
 pub use self::{
     fanout::COPIES_TARGET,
-    stats::{FetchStats, LATENCY_BUCKETS_MS, LatencyHistogram, RelayStats},
+    stats::{FetchStats, LATENCY_BUCKETS_MS, LatencyHistogram, RelayStats, SyncStats},
+    sync::{ASK_TIMEOUT, ASKING_MAX, LISTS_MAX, REPAIR_PERIOD, SYNC_PERIOD},
     types::{Checked, Effect, Input, Offence, Token, TxSummary, Via, fee_class},
 };
 use self::{
     fanout::Fanout,
     held::{Held, HeldSet, Remembered, Stage, TxRef},
     spread::{Link, Sent},
+    sync::LinkSync,
 };
 pub use crate::{fetch::RequestId, link::Salt};
 use crate::{
@@ -85,6 +95,8 @@ pub const CHECKING_MAX: usize = 16_384;
 const GONE_PERIOD: Duration = Duration::from_secs(60);
 /// How long what was refused is not fetched again, unless the head changes before.
 const REFUSED_PERIOD: Duration = Duration::from_secs(10);
+/// How long announcing all that is held to a new peer waits for reconciliation to say what it has.
+const WALK_GRACE: Duration = Duration::from_secs(3);
 
 const _: () = {
     assert!((PUSH_BYTES_MAX as usize) < TX_BATCH_BYTES_MAX);
@@ -105,6 +117,9 @@ pub struct TxRelay {
     refused: Remembered,
     fanout: Fanout,
     fee_floor: u64,
+    /// Links with a reconciliation session of ours.
+    asking: Vec<Slot>,
+    next_sync: u64,
     unconfirmed: BTreeMap<Token, (Slot, Sent)>,
     next_token: u64,
     actions: Vec<Action>,
@@ -128,6 +143,8 @@ impl TxRelay {
             refused: Remembered::new(REFUSED_PERIOD),
             fanout: Fanout::new(),
             fee_floor: 0,
+            asking: Vec::new(),
+            next_sync: 0,
             unconfirmed: BTreeMap::new(),
             next_token: 0,
             actions: Vec::new(),
@@ -140,8 +157,8 @@ impl TxRelay {
     /// not up are ignored: they raced with a disconnect.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) -> Vec<Effect> {
         match input {
-            Input::PeerUp { peer, outbound, rtt, our_salt, their_salt, active } => {
-                self.peer_up(peer, outbound, rtt, our_salt, their_salt, active, now);
+            Input::PeerUp { peer, outbound, rtt, our_salt, their_salt, active, sync_key } => {
+                self.peer_up(peer, outbound, rtt, our_salt, their_salt, active, sync_key, now);
             }
             Input::PeerDown { peer } => self.peer_down(&peer, now),
             Input::SetActive { peer, active } => self.set_active(&peer, active, now),
@@ -155,16 +172,24 @@ impl TxRelay {
             Input::Received { peer, via, txs } => self.received(&peer, via, txs, now),
             Input::Checked { peer, verdicts } => self.checked(&peer, verdicts, now),
             Input::AnswerEnded { peer, request } => {
-                if let Some(slot) = self.slot(&peer) {
+                if let Some(slot) = self.slot(&peer)
+                    && !self.sync_answer_ended(slot, request, now)
+                {
                     self.fetch.answer_ended(slot, request, now, &mut self.actions);
                 }
             }
             Input::RequestFailed { peer, request } => {
-                if let Some(slot) = self.slot(&peer) {
+                if let Some(slot) = self.slot(&peer)
+                    && !self.sync_request_failed(slot, request, now)
+                {
                     self.fetch.request_failed(slot, request, now, &mut self.actions);
                 }
             }
             Input::Requested { peer, request, ids } => self.requested(&peer, request, ids),
+            Input::SyncAnswered { peer, request, frame } => {
+                self.sync_answered(&peer, request, frame, now);
+            }
+            Input::SyncRequested { peer, request, ask } => self.sync_requested(&peer, request, ask, now),
             Input::Submitted { txs } => {
                 let new = self.hold_ready(txs, true, now);
                 self.relay(new, now);
@@ -179,6 +204,7 @@ impl TxRelay {
             Input::HeadChanged => self.refused.clear(),
             Input::FeeFloor { gas_price } => self.fee_floor = gas_price,
         }
+        self.name_missing(now);
         self.take_effects()
     }
 
@@ -189,7 +215,7 @@ impl TxRelay {
             let walk = link.walk.map(|(_, at)| at);
             [link.flush_at, walk].into_iter().flatten()
         });
-        links.chain(self.fetch.next_deadline()).min()
+        links.chain(self.sync_deadlines()).chain(self.fetch.next_deadline()).min()
     }
 
     /// Does what is due.
@@ -206,6 +232,7 @@ impl TxRelay {
             }
         }
         self.fetch.on_deadline(now, &mut self.actions);
+        self.sync_on_deadline(now);
         self.take_effects()
     }
 
@@ -266,6 +293,7 @@ impl TxRelay {
         our_salt: Salt,
         their_salt: Salt,
         active: bool,
+        sync_key: Option<[u8; 16]>,
         now: Instant,
     ) {
         if self.peers.contains_key(&peer) {
@@ -289,7 +317,9 @@ impl TxRelay {
             return;
         };
         self.peers.insert(peer, slot);
-        self.links[usize::from(slot.0)] = Some(Link::new(peer, rtt, our_salt, their_salt));
+        let mut link = Link::new(peer, rtt, our_salt, their_salt);
+        link.sync = sync_key.map(|key| LinkSync::new(key, outbound, now));
+        self.links[usize::from(slot.0)] = Some(link);
         self.fetch.link_up(slot, outbound, rtt);
         self.set_active(&peer, active, now);
     }
@@ -298,6 +328,7 @@ impl TxRelay {
         let Some(slot) = self.peers.remove(peer) else { return };
         self.fetch.link_down(slot, now, &mut self.actions);
         self.links[usize::from(slot.0)] = None;
+        self.asking.retain(|other| *other != slot);
         self.unconfirmed.retain(|_, (other, _)| *other != slot);
         self.slots.free(slot);
     }
@@ -312,7 +343,9 @@ impl TxRelay {
         link.active = active;
         link.queue.clear();
         link.flush_at = None;
-        link.walk = (active && held > 0).then_some((0, now));
+        // Reconciliation tells what need not be announced; it comes first, unless it fails.
+        let at = if link.sync.as_ref().is_some_and(LinkSync::is_awaited) { now + WALK_GRACE } else { now };
+        link.walk = (active && held > 0).then_some((0, at));
     }
 
     fn announced(&mut self, peer: &PeerId, entries: &[TxAnnounceEntry], now: Instant) {
@@ -427,7 +460,7 @@ impl TxRelay {
             self.checking -= 1;
             match verdict {
                 Checked::Ready => {
-                    held.stage = Stage::Ready;
+                    self.held.make_ready(tx);
                     ready.push(tx);
                 }
                 Checked::Parked => held.stage = Stage::Parked,
@@ -451,8 +484,8 @@ impl TxRelay {
             if let Some(known) = self.held.find(&tx.id) {
                 if let Some(held) = self.held.get_mut(known).filter(|held| held.stage != Stage::Ready) {
                     self.checking -= usize::from(held.stage == Stage::Checking);
-                    held.stage = Stage::Ready;
                     held.pushed |= submitted;
+                    self.held.make_ready(known);
                     new.push(known);
                 }
                 continue;

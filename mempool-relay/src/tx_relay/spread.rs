@@ -15,6 +15,7 @@ use rand::RngExt;
 use super::{
     Effect, PUSH_BYTES_MAX, Token, TxRelay,
     held::{Stage, TxRef},
+    sync::LinkSync,
 };
 use crate::{
     announce::{Pace, Queue},
@@ -57,6 +58,8 @@ pub(super) struct Link {
     /// After a refused frame: not to be sent to before, and how long the next pause is.
     pub(super) blocked_until: Option<Instant>,
     pub(super) back_off: Duration,
+    /// Reconciliation, with peers that serve it.
+    pub(super) sync: Option<LinkSync>,
 }
 
 pub(super) enum Sent {
@@ -79,6 +82,7 @@ impl Link {
             walk: None,
             blocked_until: None,
             back_off: BACK_OFF_MIN,
+            sync: None,
         }
     }
 

@@ -27,6 +27,38 @@ impl LatencyHistogram {
     }
 }
 
+/// Counters of mempool reconciliation; each only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SyncStats {
+    /// Sessions we opened.
+    pub opened: u64,
+    /// Of them, those that found the difference.
+    pub completed: u64,
+    /// Of those, the ones that had to be listed.
+    pub listed: u64,
+    /// Of those opened, those that came to nothing: refused, timed out, broken off or made up.
+    pub failed: u64,
+    /// Symbols received in sessions that were completed and not listed.
+    pub symbols: u64,
+    /// Transactions that differed in those sessions, of either side.
+    pub difference: u64,
+    /// Transactions that we turned out to lack, listed ones too; again in each session.
+    pub lacked: u64,
+    /// Transactions that the other side turned out to lack, likewise.
+    pub lacking: u64,
+    /// Sessions that peers opened here.
+    pub served: u64,
+    /// Requests of theirs that were refused.
+    pub refused: u64,
+}
+
+impl SyncStats {
+    /// Symbols for each transaction of a difference; `None` before the first.
+    pub fn overhead(&self) -> Option<f64> {
+        (self.difference > 0).then(|| self.symbols as f64 / self.difference as f64)
+    }
+}
+
 /// Counters of the transaction relay; each only grows unless it says otherwise. Bytes are those of
 /// transactions as signed and of announcement entries, without framing.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -68,6 +100,8 @@ pub struct RelayStats {
     pub links_refused: u64,
     /// From the first announcement of a transaction until its body was here, pulled ones only.
     pub announce_to_have: LatencyHistogram,
+    /// Reconciliation's.
+    pub sync: SyncStats,
     /// The request tracker's.
     pub fetch: FetchStats,
     /// Current mean number of peers that a body is pushed to; rises and falls.

@@ -76,6 +76,7 @@ impl Bench {
             our_salt: OURS,
             their_salt: salt(n),
             active,
+            sync_key: None,
         })
     }
 
@@ -495,6 +496,7 @@ fn two_identities_have_two_names_for_one_transaction() {
         our_salt: second,
         their_salt: salt(1),
         active: false,
+        sync_key: None,
     };
     bench.input(up);
     let named = |tx: TxSummary| TxAnnounceEntry { id: second.short_id(&tx.id), ..entry(tx) };

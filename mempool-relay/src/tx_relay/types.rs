@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use ghost_frames::tx::{ShortId, TxAnnounce, TxAnnounceEntry};
+use ghost_frames::{
+    Frame,
+    tx::{ShortId, TxAnnounce, TxAnnounceEntry},
+};
 use ghost_proto::{PeerId, SignedTransaction, TxId};
 
-use crate::{fetch::RequestId, link::Salt};
+use crate::{fetch::RequestId, link::Salt, reconcile::Ask};
 
 /// What the relay needs to know of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +70,10 @@ pub enum Input<'a> {
         our_salt: Salt,
         /// What it told us in its hello.
         their_salt: Salt,
-        /// Announce and push to it. Others are only listened to and answered.
+        /// Announce and push to it. Others are listened to and answered, and told by reconciliation.
         active: bool,
+        /// A secret of the connection that only its two sides know, if the peer serves reconciliation.
+        sync_key: Option<[u8; 16]>,
     },
     /// A peer is gone.
     PeerDown {
@@ -135,6 +140,24 @@ pub enum Input<'a> {
         /// What.
         ids: &'a [ShortId],
     },
+    /// A frame of an answer to an [`Effect::SyncRequest`].
+    SyncAnswered {
+        /// Who answered.
+        peer: PeerId,
+        /// Which request.
+        request: RequestId,
+        /// What.
+        frame: &'a Frame,
+    },
+    /// A peer asks on a tx_sync stream.
+    SyncRequested {
+        /// Who.
+        peer: PeerId,
+        /// The driver's name for it, given back in [`Effect::SyncAnswer`] or [`Effect::SyncRefuse`].
+        request: u64,
+        /// What.
+        ask: &'a Ask,
+    },
     /// Submitted to this node, ready in the pool: relay as if pushed to us.
     Submitted {
         /// What.
@@ -167,6 +190,8 @@ pub enum Offence {
     PushTooLarge,
     /// A transaction that is never valid on this chain.
     InvalidTransaction,
+    /// An answer in a reconciliation session that contradicts itself, or was not asked for.
+    FalseSketch,
 }
 
 impl Offence {
@@ -177,6 +202,7 @@ impl Offence {
             Self::Unrequested => "unrequested",
             Self::PushTooLarge => "push_too_large",
             Self::InvalidTransaction => "invalid_transaction",
+            Self::FalseSketch => "false_sketch",
         }
     }
 }
@@ -186,7 +212,7 @@ impl Offence {
 pub struct Token(pub(super) u64);
 
 /// What the driver shall do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Send this frame on the push stream; confirm.
     Announce {
@@ -231,6 +257,31 @@ pub enum Effect {
         request: u64,
         /// What.
         ids: Vec<TxId>,
+    },
+    /// Ask on a tx_sync stream. As for [`Effect::Request`].
+    SyncRequest {
+        /// Whom.
+        peer: PeerId,
+        /// Goes with every input about it; distinct from those of other requests.
+        request: RequestId,
+        /// What.
+        ask: Ask,
+    },
+    /// Answer a peer's request on a tx_sync stream with these frames, then end the answer. May be empty.
+    SyncAnswer {
+        /// Who asked.
+        peer: PeerId,
+        /// The driver's name for it.
+        request: u64,
+        /// In order.
+        frames: Vec<Frame>,
+    },
+    /// Refuse a peer's request on a tx_sync stream as busy.
+    SyncRefuse {
+        /// Who asked.
+        peer: PeerId,
+        /// The driver's name for it.
+        request: u64,
     },
     /// Verify these bodies and try to insert them into the pool; then [`Input::Checked`].
     Check {

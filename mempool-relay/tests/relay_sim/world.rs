@@ -290,6 +290,7 @@ impl World {
                     our_salt: salt_of(a),
                     their_salt: salt_of(b),
                     active: true,
+                    sync_key: None,
                 };
                 assert_eq!(nodes[a].relay.handle(input, start), []);
             }
@@ -486,6 +487,9 @@ impl World {
                     self.schedule(self.now + VALIDATION, Event::Check { node, from, ids });
                 }
                 Effect::Offence { what, .. } => self.offences.push(what),
+                Effect::SyncRequest { .. } | Effect::SyncAnswer { .. } | Effect::SyncRefuse { .. } => {
+                    unreachable!("no link of this world has a key for reconciliation")
+                }
             }
         }
         if let Some(at) = self.nodes[node].relay.next_deadline() {

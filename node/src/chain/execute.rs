@@ -1,14 +1,15 @@
 //! Executing a block on its parent's state.
 
-use ghost_proto::{Genesis, Receipt, SignedTransaction};
+use ghost_proto::{BlockId, Genesis, Receipt, SignedTransaction};
 
 use super::{
     error::BlockFault,
-    state::{BlockState, WorkingState},
+    state::{Ancestors, BlockState, WorkingState},
 };
 use crate::{
+    consensus::BlockTree,
     engine::{BlockContext, Engine, ExecuteError},
-    store::StoreError,
+    store::{Records, StoreError},
 };
 
 /// What executing gave.
@@ -31,6 +32,33 @@ impl From<StoreError> for ExecuteBlockError {
     }
 }
 
+/// The ancestors of a block as the tree and the store know them.
+pub(super) struct ChainOf<'a, T> {
+    pub(super) tree: &'a BlockTree<T>,
+    pub(super) records: &'a Records,
+    pub(super) parent: BlockId,
+}
+
+impl<T: Sync> Ancestors for ChainOf<'_, T> {
+    fn block_id(&self, height: u64) -> Result<Option<BlockId>, StoreError> {
+        let mut at = self.parent;
+        // The root of the tree is final: what is below it stands in the store.
+        while let Some(node) = self.tree.get(&at) {
+            if node.height == height {
+                return Ok(Some(at));
+            }
+            if node.height < height {
+                return Ok(None);
+            }
+            if at == self.tree.root() {
+                break;
+            }
+            at = node.parent;
+        }
+        self.records.canonical_id(height)
+    }
+}
+
 /// The context of the first transaction in a block.
 pub(super) fn context(genesis: &Genesis, height: u64, slot: u64) -> BlockContext {
     let proposer = genesis.authorities.proposer_of(slot);
@@ -49,10 +77,11 @@ pub(super) fn context(genesis: &Genesis, height: u64, slot: u64) -> BlockContext
 pub(super) fn execute_all(
     engine: &dyn Engine,
     parent: &BlockState,
+    ancestors: &dyn Ancestors,
     mut context: BlockContext,
     transactions: &[SignedTransaction],
 ) -> Result<Executed, ExecuteBlockError> {
-    let mut state = WorkingState::new(parent);
+    let mut state = WorkingState::new(parent, ancestors);
     let mut receipts = Vec::with_capacity(transactions.len());
     for tx in transactions {
         let receipt = engine.execute(tx, &mut state, &context).map_err(|error| match error {
@@ -71,10 +100,11 @@ pub(super) fn execute_all(
 pub(super) fn execute_possible(
     engine: &dyn Engine,
     parent: &BlockState,
+    ancestors: &dyn Ancestors,
     mut context: BlockContext,
     candidates: Vec<SignedTransaction>,
 ) -> Result<(Vec<SignedTransaction>, Executed), StoreError> {
-    let mut state = WorkingState::new(parent);
+    let mut state = WorkingState::new(parent, ancestors);
     let mut receipts = Vec::with_capacity(candidates.len());
     let mut included = Vec::with_capacity(candidates.len());
     for tx in candidates {

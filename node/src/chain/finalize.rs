@@ -212,7 +212,7 @@ impl Chain {
             if !kept.contains(&id)
                 && let Some(header) = &node.data.header
             {
-                Records::remove_block(batch, header);
+                self.records.remove_block(batch, header)?;
             }
         }
         if let Some(root) = self.tree.get_mut(&finalized.id) {

@@ -217,7 +217,13 @@ impl Chain {
         }
         let parent = self.state_of(&header.parent)?;
         let context = execute::context(self.schedule.genesis(), header.height, header.slot);
-        let executed = execute::execute_all(&*self.engine, &parent, context, block.transactions())?;
+        let executed = execute::execute_all(
+            &*self.engine,
+            &parent,
+            &self.ancestors_of(header.parent),
+            context,
+            block.transactions(),
+        )?;
         let gas: u64 = executed.receipts.iter().map(|receipt| receipt.gas_used).sum();
         let receipt_root =
             ghost_proto::merkle::root(executed.receipts.iter().map(|receipt| receipt.encode()));

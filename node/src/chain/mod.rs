@@ -22,6 +22,7 @@ mod error;
 mod execute;
 mod finalize;
 mod import;
+mod logs;
 pub mod lthash;
 mod open;
 mod propose;
@@ -42,6 +43,7 @@ pub use self::{
     error::{Blame, BlockFault, HeaderError, ImportError, OpenError, ProposeError},
     finalize::{CertificateOutcome, FinalityChange, OwnVote, VoteOutcome},
     import::{Imported, Placement},
+    logs::{FoundLog, FoundLogs, LogFilter},
     propose::Proposed,
     state::{Account, BlockState, Snapshot},
     view::{BlockRef, HeadView, IncludedTransaction},
@@ -265,6 +267,10 @@ impl Chain {
 
     // ---- states
 
+    fn ancestors_of(&self, parent: BlockId) -> execute::ChainOf<'_, BlockNode> {
+        execute::ChainOf { tree: &self.tree, records: &self.records, parent }
+    }
+
     /// The state after a block of the tree, executed again from the stored blocks if it was dropped.
     fn state_of(&mut self, id: &BlockId) -> Result<BlockState, StoreError> {
         let mut missing = Vec::new();
@@ -302,7 +308,13 @@ impl Chain {
     ) -> Result<execute::Executed, StoreError> {
         let header = block.header();
         let context = execute::context(self.schedule.genesis(), header.height, header.slot);
-        let executed = execute::execute_all(&*self.engine, parent, context, block.transactions());
+        let executed = execute::execute_all(
+            &*self.engine,
+            parent,
+            &self.ancestors_of(header.parent),
+            context,
+            block.transactions(),
+        );
         match executed {
             Ok(executed) if executed.state.lthash.digest() == header.state => Ok(executed),
             Err(execute::ExecuteBlockError::Store(error)) => Err(error),

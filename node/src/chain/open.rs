@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     consensus::{Ballot, BlockTree, Finality, Proposals, Schedule, VotePool},
-    engine::{Engine, Transfers},
+    engine::{Engine, Engines},
     store::{ChainStore, FinalizedRecord, Records, StoreError, WriteBatch},
 };
 
@@ -79,7 +79,7 @@ impl Chain {
             canonical: HashTrieMapSync::new_sync(),
             records: records.clone(),
         };
-        let engine: Box<dyn Engine> = Box::new(Transfers);
+        let engine: Box<dyn Engine> = Box::new(Engines);
         let mut chain = Self {
             tree: BlockTree::new(finalized.id, finalized.height, slot, root),
             engine,
@@ -188,7 +188,7 @@ fn write_genesis(records: &Records, schedule: &Schedule) -> Result<(), StoreErro
     let mut batch = WriteBatch::default();
     let mut lthash = LtHash::default();
     for (address, balance) in &genesis.allocation {
-        if let Some(value) = (Account { nonce: 0, balance: *balance }).encode() {
+        if let Some(value) = Account::plain(0, *balance).encode() {
             let key = Account::key(address);
             lthash.add(&key, &value);
             Records::put_state(&mut batch, &key, Some(&value));

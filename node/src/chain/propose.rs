@@ -72,7 +72,13 @@ impl Chain {
         let mut selected = self.select(candidates);
         sort_canonically(&parent.id, &mut selected);
         let context = execute::context(self.genesis(), parent.height + 1, slot);
-        let executed = execute::execute_possible(&*self.engine, &state, context, selected);
+        let executed = execute::execute_possible(
+            &*self.engine,
+            &state,
+            &self.ancestors_of(parent.id),
+            context,
+            selected,
+        );
         let (transactions, executed) = self.guarded(executed)?;
         let Some(authority) = &self.authority else { return Err(ProposeError::NoAuthority) };
         let block = BlockBuilder {

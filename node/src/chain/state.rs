@@ -1,8 +1,15 @@
 //! The state: keys and values of bytes, read at any unfinalized block.
 //!
-//! A key starts with a domain byte. Domain `0x01` holds accounts: `0x01 address(20)` → nonce (8),
-//! balance (16). Other domains are free for contract storage, order books and prices. An entry that
-//! says nothing (an account without nonce and balance) does not exist.
+//! A key starts with a domain byte. Other domains than these are free for order books and prices:
+//!
+//! ```text
+//! 0x01 address(20)            nonce (8), balance (16); of a contract also engine (1), code hash (32)
+//! 0x02 code hash(32)          code of a contract, once for all that share it
+//! 0x03 address(20) slot(32)   a word of a contract's storage (32)
+//! ```
+//!
+//! An entry that says nothing (an account without nonce and balance, a word of zeros) does not exist.
+//! Code is never removed.
 //!
 //! The store holds the state at the last finalized block. A [`Snapshot`] is that and a persistent
 //! hash map of everything changed since, which shares its nodes with the snapshots of the blocks
@@ -11,7 +18,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use ghost_proto::Address;
+use ghost_proto::{Address, BlockId, EngineId};
 use rpds::HashTrieMapSync;
 
 use super::lthash::LtHash;
@@ -23,7 +30,34 @@ pub type StateKey = Arc<[u8]>;
 pub type StateValue = Arc<[u8]>;
 
 const DOMAIN_ACCOUNT: u8 = 0x01;
+const DOMAIN_CODE: u8 = 0x02;
+const DOMAIN_STORAGE: u8 = 0x03;
 const ACCOUNT_LEN: usize = 24;
+const CONTRACT_LEN: usize = ACCOUNT_LEN + 1 + 32;
+
+/// What makes an account a contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contract {
+    /// What runs it.
+    pub engine: EngineId,
+    /// Under what its code is kept. For the EVM: its Keccak-256.
+    pub code_hash: [u8; 32],
+}
+
+/// The state key of code.
+pub fn code_key(code_hash: &[u8; 32]) -> [u8; 33] {
+    let mut key = [DOMAIN_CODE; 33];
+    key[1..].copy_from_slice(code_hash);
+    key
+}
+
+/// The state key of a word of a contract's storage.
+pub fn storage_key(address: &Address, slot: &[u8; 32]) -> [u8; 53] {
+    let mut key = [DOMAIN_STORAGE; 53];
+    key[1..21].copy_from_slice(&address.0);
+    key[21..].copy_from_slice(slot);
+    key
+}
 
 /// What the chain knows about an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +66,8 @@ pub struct Account {
     pub nonce: u64,
     /// Base units it owns.
     pub balance: u128,
+    /// Its code, if it is a contract.
+    pub contract: Option<Contract>,
 }
 
 impl Account {
@@ -42,25 +78,43 @@ impl Account {
         key
     }
 
+    /// An account that is no contract.
+    pub const fn plain(nonce: u64, balance: u128) -> Self {
+        Self { nonce, balance, contract: None }
+    }
+
     /// The state value; `None` for an account that does not exist.
-    pub fn encode(&self) -> Option<[u8; ACCOUNT_LEN]> {
+    pub fn encode(&self) -> Option<Vec<u8>> {
         (*self != Self::default()).then(|| {
-            let mut out = [0; ACCOUNT_LEN];
-            out[..8].copy_from_slice(&self.nonce.to_be_bytes());
-            out[8..].copy_from_slice(&self.balance.to_be_bytes());
+            let mut out = Vec::with_capacity(CONTRACT_LEN);
+            out.extend_from_slice(&self.nonce.to_be_bytes());
+            out.extend_from_slice(&self.balance.to_be_bytes());
+            if let Some(contract) = &self.contract {
+                out.push(contract.engine.0);
+                out.extend_from_slice(&contract.code_hash);
+            }
             out
         })
     }
 
     fn decode(value: Option<&[u8]>) -> Result<Self, StoreError> {
         let Some(value) = value else { return Ok(Self::default()) };
-        let value: &[u8; ACCOUNT_LEN] = value
-            .try_into()
-            .map_err(|_| StoreError::damaged(format!("an account of {} bytes, not 24", value.len())))?;
-        let (nonce, balance) = value.split_at(8);
-        Ok(Self {
-            nonce: u64::from_be_bytes(nonce.try_into().unwrap_or_default()),
-            balance: u128::from_be_bytes(balance.try_into().unwrap_or_default()),
+        let read = || {
+            let (nonce, rest) = value.split_first_chunk()?;
+            let (balance, rest) = rest.split_first_chunk()?;
+            let contract = match rest {
+                [] => None,
+                [engine, hash @ ..] => {
+                    Some(Contract { engine: EngineId(*engine), code_hash: hash.try_into().ok()? })
+                }
+            };
+            Some(Self { nonce: u64::from_be_bytes(*nonce), balance: u128::from_be_bytes(*balance), contract })
+        };
+        read().ok_or_else(|| {
+            StoreError::damaged(format!(
+                "an account of {} bytes, not {ACCOUNT_LEN} or {CONTRACT_LEN}",
+                value.len()
+            ))
         })
     }
 }
@@ -92,6 +146,16 @@ impl Snapshot {
     /// An account; all zero if nothing is known about it.
     pub fn account(&self, address: &Address) -> Result<Account, StoreError> {
         Account::decode(self.get(&Account::key(address))?.as_deref())
+    }
+
+    /// The code under a hash.
+    pub fn code(&self, code_hash: &[u8; 32]) -> Result<Option<StateValue>, StoreError> {
+        self.get(&code_key(code_hash))
+    }
+
+    /// A word of a contract's storage; zero if it was never set.
+    pub fn storage(&self, address: &Address, slot: &[u8; 32]) -> Result<[u8; 32], StoreError> {
+        read_word(self.get(&storage_key(address, slot))?.as_deref())
     }
 
     /// Entries held in memory.
@@ -139,6 +203,19 @@ pub struct BlockState {
     pub changed: Arc<[StateKey]>,
 }
 
+fn read_word(value: Option<&[u8]>) -> Result<[u8; 32], StoreError> {
+    let Some(value) = value else { return Ok([0; 32]) };
+    value
+        .try_into()
+        .map_err(|_| StoreError::damaged(format!("a word of storage of {} bytes, not 32", value.len())))
+}
+
+/// Ids of the blocks that a block builds on.
+pub trait Ancestors: Sync {
+    /// The id of the ancestor at a height below the block's; `None` above it.
+    fn block_id(&self, height: u64) -> Result<Option<BlockId>, StoreError>;
+}
+
 struct Entry {
     before: Option<StateValue>,
     after: Option<StateValue>,
@@ -147,13 +224,19 @@ struct Entry {
 /// The state while a block executes: what was read and written, on top of the parent's state.
 pub struct WorkingState<'a> {
     parent: &'a BlockState,
+    ancestors: &'a dyn Ancestors,
     entries: HashMap<StateKey, Entry>,
 }
 
 impl<'a> WorkingState<'a> {
     /// Starts where the parent block ended.
-    pub fn new(parent: &'a BlockState) -> Self {
-        Self { parent, entries: HashMap::new() }
+    pub fn new(parent: &'a BlockState, ancestors: &'a dyn Ancestors) -> Self {
+        Self { parent, ancestors, entries: HashMap::new() }
+    }
+
+    /// The id of an ancestor of the block that executes.
+    pub fn ancestor(&self, height: u64) -> Result<Option<BlockId>, StoreError> {
+        self.ancestors.block_id(height)
     }
 
     fn entry(&mut self, key: &[u8]) -> Result<&mut Entry, StoreError> {
@@ -182,7 +265,23 @@ impl<'a> WorkingState<'a> {
 
     /// Sets an account.
     pub fn set_account(&mut self, address: &Address, account: &Account) -> Result<(), StoreError> {
-        self.put(&Account::key(address), account.encode().as_ref().map(<[u8; ACCOUNT_LEN]>::as_slice))
+        self.put(&Account::key(address), account.encode().as_deref())
+    }
+
+    /// A word of a contract's storage as it is now.
+    pub fn storage(&mut self, address: &Address, slot: &[u8; 32]) -> Result<[u8; 32], StoreError> {
+        read_word(self.entry(&storage_key(address, slot))?.after.as_deref())
+    }
+
+    /// Sets a word of a contract's storage.
+    pub fn set_storage(
+        &mut self,
+        address: &Address,
+        slot: &[u8; 32],
+        word: &[u8; 32],
+    ) -> Result<(), StoreError> {
+        let value = (*word != [0; 32]).then_some(word.as_slice());
+        self.put(&storage_key(address, slot), value)
     }
 
     /// The state after the block.
@@ -205,6 +304,16 @@ impl<'a> WorkingState<'a> {
     }
 }
 
+/// Of a block that stands alone: there are none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoAncestors;
+
+impl Ancestors for NoAncestors {
+    fn block_id(&self, _height: u64) -> Result<Option<BlockId>, StoreError> {
+        Ok(None)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,8 +332,8 @@ mod tests {
     #[test]
     fn an_empty_account_leaves_no_entry() {
         let (_, parent) = empty();
-        let mut working = WorkingState::new(&parent);
-        working.set_account(&Address([1; 20]), &Account { nonce: 0, balance: 5 }).unwrap();
+        let mut working = WorkingState::new(&parent, &NoAncestors);
+        working.set_account(&Address([1; 20]), &Account::plain(0, 5)).unwrap();
         working.set_account(&Address([1; 20]), &Account::default()).unwrap();
         let after = working.finish();
         assert_eq!(after.lthash, parent.lthash);
@@ -237,7 +346,7 @@ mod tests {
         let mut batch = WriteBatch::default();
         Records::put_state(&mut batch, b"k", Some(b"old"));
         records.apply(batch).unwrap();
-        let mut working = WorkingState::new(&parent);
+        let mut working = WorkingState::new(&parent, &NoAncestors);
         assert_eq!(working.get(b"k").unwrap().as_deref(), Some(b"old".as_slice()));
         working.put(b"k", None).unwrap();
         let after = working.finish();
@@ -249,7 +358,7 @@ mod tests {
     fn snapshots_of_two_children_do_not_see_each_other() {
         let (_, parent) = empty();
         let child = |value: &[u8]| {
-            let mut working = WorkingState::new(&parent);
+            let mut working = WorkingState::new(&parent, &NoAncestors);
             working.put(b"k", Some(value)).unwrap();
             working.finish()
         };

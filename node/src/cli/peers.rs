@@ -1,9 +1,15 @@
 //! `ghostd peers`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
-use ghost_proto::{Multiaddr, PeerId, message};
+use ghost_discovery::store::{BATCH_MAX, Batch, Export, Merged, Opened, PeerStore as _, SledStore, merge};
+use ghost_proto::{Multiaddr, PeerId, message, record};
 use message::peer_command::What;
 use multiaddr::Protocol;
 use serde_json::{Value, json};
@@ -14,6 +20,7 @@ use super::{
     output::{Failure, Out, Table, bytes_for_people, duration_for_people, unix_ms_now},
     parse_duration,
 };
+use crate::home::{Home, HomeLock};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,8 +28,11 @@ Examples:
   ghostd peers add /ip4/203.0.113.7/udp/4001/quic-v1/p2p/12D3KooW…
   ghostd peers ban 12D3KooW… --for 1h
   ghostd peers explain 12D3KooW…          why it is (not) connected, and what it did
+  ghostd peers export --home a > peers.json
+  ghostd peers import peers.json --home b
 
-Only a node's operator may do this: whoever holds operator.key of its home, or is listed in rpc.operators.";
+Only a node's operator may do this: whoever holds operator.key of its home, or is listed in rpc.operators.
+`export` and `import` read and write the home's peer store itself: stop the node first.";
 
 /// `ghostd peers`.
 #[derive(Debug, Args)]
@@ -64,12 +74,21 @@ enum PeersCommand {
         /// 12D3KooW…
         peer: PeerId,
     },
+    /// Print what the home remembers about peers, as JSON: addresses, anchors, conduct and bans
+    Export,
+    /// Add what an export holds to what the home remembers
+    Import {
+        /// A file that `export` wrote; - is standard input
+        file: PathBuf,
+    },
 }
 
 pub(super) async fn run(globals: &Globals, args: PeersArgs, out: &Out) -> Result<ExitCode, Failure> {
     let bytes = |peer: PeerId| peer.to_bytes().into();
     let what = match args.command.unwrap_or(PeersCommand::List) {
         PeersCommand::List => return list(globals, out).await,
+        PeersCommand::Export => return export(globals, out),
+        PeersCommand::Import { file } => return import(globals, &file, out),
         PeersCommand::Add { address } => {
             if !matches!(address.iter().last(), Some(Protocol::P2p(_))) {
                 return Err(Failure::usage(format!("{address} does not say whom to expect there"))
@@ -100,6 +119,45 @@ pub(super) async fn run(globals: &Globals, args: PeersArgs, out: &Out) -> Result
         text += &format!("\n  {ago:>12} ago  {}  {}", event.event, event.detail);
     }
     out.answer(&json!({ "message": answer.message, "story": story }), text)
+}
+
+/// The home's peer store, which no node uses now, and the lock that keeps one from starting.
+fn open_store(globals: &Globals) -> Result<(HomeLock, Opened, Home), Failure> {
+    let home = Home::open(globals.home_root())?;
+    let lock = home.lock()?;
+    let opened = SledStore::open(&home.data_dir().join("peers")).map_err(Failure::new)?;
+    Ok((lock, opened, home))
+}
+
+fn export(globals: &Globals, out: &Out) -> Result<ExitCode, Failure> {
+    let (_lock, opened, _home) = open_store(globals)?;
+    if let Some(damage) = opened.damage {
+        out.remark(damage);
+    }
+    let mut json = Export::of(&opened.saved).to_json();
+    json.push('\n');
+    out.bytes(json.as_bytes())
+}
+
+fn import(globals: &Globals, file: &Path, out: &Out) -> Result<ExitCode, Failure> {
+    let unreadable = |error| Failure::new(format!("cannot read {}: {error}", file.display()));
+    let json = match file.to_str() {
+        Some("-") => io::read_to_string(io::stdin()).map_err(unreadable)?,
+        _ => fs::read_to_string(file).map_err(unreadable)?,
+    };
+    let export = Export::read(&json)
+        .map_err(|error| Failure::new(format!("{}: {error}", file.display())).hint("nothing was taken"))?;
+    let (_lock, mut opened, home) = open_store(globals)?;
+    let own = record::peer_of(&home.node_key()?.public())
+        .ok_or_else(|| Failure::new("the node key of this home is no curve point"))?;
+    let merged = merge(own, opened.saved, export, rand::random(), unix_ms_now());
+    for writes in merged.writes.chunks(BATCH_MAX) {
+        opened.store.apply(&Batch { writes: writes.to_vec() }).map_err(Failure::new)?;
+    }
+    let Merged { addresses, stories, anchors, .. } = merged;
+    let text =
+        format!("{addresses} addresses, {anchors} anchors and the conduct of {stories} peers are new here");
+    out.answer(&json!({ "addresses": addresses, "anchors": anchors, "stories": stories }), text)
 }
 
 async fn list(globals: &Globals, out: &Out) -> Result<ExitCode, Failure> {

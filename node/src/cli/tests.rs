@@ -31,6 +31,8 @@ fn every_command_of_the_contract_parses() {
         format!("ghostd peers ban {peer} --for 1h"),
         format!("ghostd peers unban {peer}"),
         format!("ghostd peers explain {peer}"),
+        "ghostd peers export --home a".into(),
+        "ghostd peers import peers.json --home a".into(),
         format!("ghostd tx send --to {to} --value 340282366920938463463374607431768211455 --wait"),
         format!("ghostd tx send --to {to} --payload-hex c0ffee --key k --gas-price 3"),
         "ghostd tx send --payloads file --json".into(),

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use ghost_discovery::prefix::Prefix;
 use ghost_proto::{Multiaddr, PeerId};
 
 use super::{
@@ -66,6 +67,9 @@ settings! {
         /// Peers to stay connected to, dialled again whenever they are lost; with /p2p/ and their PeerId.
         /// They count as outbound peers.
         peers: Vec<Multiaddr>, Kind::List("multiaddrs that end in /p2p/12D3KooW…"), default "[]";
+        /// Where to begin when nobody is known: multiaddrs with /p2p/ and their PeerId. They go into the address
+        /// book and are dialled, asked and left like anybody else there; nothing is kept connected to them.
+        seeds: Vec<Multiaddr>, Kind::List("multiaddrs that end in /p2p/12D3KooW…"), default "[]";
         /// Where others reach this node, if it cannot see that itself (behind NAT or a proxy).
         /// Empty: what peers report is used. A wrong one costs every inbound peer.
         external_address: Option<Multiaddr>, Kind::Text("a multiaddr, or empty"), default r#""""#;
@@ -76,6 +80,31 @@ settings! {
         inbound_max: u32, Kind::Whole { min: 0, max: 4096, unit: "connections" }, default "100";
         /// Peers the node dials by itself. More make it harder to cut the node off; each costs upload for relay.
         outbound_max: u32, Kind::Whole { min: 0, max: 256, unit: "connections" }, default "16";
+        /// Further peers the node dials for blocks only. No transaction travels there, so that nobody can tell
+        /// from transactions who is next to whom. None in private networks.
+        block_only_max: u32, Kind::Whole { min: 0, max: 16, unit: "connections" }, default "2";
+        /// Mean time between two short dials that only look whether a known address is alive; 0 for none.
+        /// They keep the address book fresh; each costs a handshake.
+        feeler_every_s: u32, Kind::Whole { min: 0, max: 86400, unit: "seconds" }, default "120";
+        /// Handshakes under way from which on a newcomer has to prove its address first, which costs it a
+        /// round trip (QUIC Retry). At four times as many nobody is let in. Each takes about 40 KiB.
+        half_open_max: u32, Kind::Whole { min: 1, max: 4096, unit: "handshakes" }, default "256";
+        /// Inbound connections and handshakes from one IPv4 address or IPv6 /64. Not counted: loopback, and
+        /// private addresses in a private network.
+        per_host_max: u32, Kind::Whole { min: 1, max: 4096, unit: "connections" }, default "4";
+        /// The same for an IPv4 /16 or IPv6 /32. An attacker in one of them gets no more slots than this.
+        per_netgroup_max: u32, Kind::Whole { min: 1, max: 4096, unit: "connections" }, default "32";
+        /// Peers that are always let in and never evicted, whatever the limits say.
+        allow_peers: Vec<PeerId>, Kind::List("PeerIds like 12D3KooW…"), default "[]";
+        /// Peers that are never let in.
+        deny_peers: Vec<PeerId>, Kind::List("PeerIds like 12D3KooW…"), default "[]";
+        /// Addresses that are not held to per_host_max and per_netgroup_max.
+        allow_hosts: Vec<Prefix>, Kind::List("addresses or ranges like 10.0.0.0/8"), default "[]";
+        /// Addresses that are refused before a handshake costs anything.
+        deny_hosts: Vec<Prefix>, Kind::List("addresses or ranges like 10.0.0.0/8"), default "[]";
+        /// Private network: only allow_peers and operators get in, programs too, and only allow_peers and
+        /// `peers` are dialled.
+        only_allowed: bool, Kind::Flag, default "false";
     }
     /// Remote calls.
     rpc: Rpc {

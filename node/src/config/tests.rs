@@ -55,7 +55,7 @@ fn every_number_is_held_to_its_range_from_both_sides() {
             assert_eq!(set.is_ok(), good, "{} = {number}", field.variable());
         }
     }
-    assert_eq!(seen, 5);
+    assert!(seen >= 10, "{seen}");
 }
 
 #[test]

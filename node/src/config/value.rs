@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use ghost_discovery::prefix::Prefix;
 use ghost_proto::{Multiaddr, PeerId};
 
 use super::FIELDS;
@@ -218,6 +219,14 @@ impl Readable for Multiaddr {
 impl Readable for PeerId {
     fn read(value: &toml::Value) -> Result<Self, String> {
         text(value)?.parse().map_err(|_| "a PeerId such as 12D3KooW…".into())
+    }
+}
+
+impl Readable for Prefix {
+    fn read(value: &toml::Value) -> Result<Self, String> {
+        text(value)?
+            .parse()
+            .map_err(|_| "an IP address or a range such as 10.0.0.0/8 or 2001:db8::/32".into())
     }
 }
 

@@ -2,16 +2,23 @@
 //!
 //! An [`Engine`] is given one transaction, the state as the transactions before it left it, and the
 //! block it stands in. It answers with a receipt, or says that no block may hold the transaction
-//! here. [`Transfers`] is the engine of native transfers.
+//! here. [`Transfers`] is the engine of native transfers, [`Evm`] that of Ethereum contracts;
+//! [`Engines`] sends each transaction to its own.
 
+mod evm;
+mod rules;
+mod simulate;
 mod transfers;
 
 use std::fmt;
 
-use ghost_proto::{Address, Receipt, SignedTransaction};
+use ghost_proto::{Action, Address, EngineId, Outcome, Receipt, SignedTransaction};
 
-pub use self::transfers::{
-    GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, Transfers, gas_of_payload, intrinsic_gas,
+pub use self::{
+    evm::Evm,
+    rules::{GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, gas_of_payload, intrinsic_gas},
+    simulate::{CallResult, SimulateError, Simulation, Stop},
+    transfers::Transfers,
 };
 use crate::{chain::state::WorkingState, store::StoreError};
 
@@ -85,6 +92,9 @@ pub enum NotIncludable {
         /// Left in the block.
         left: u64,
     },
+    /// The transaction was given to an engine that does not run its kind. [`Engines`] never does that.
+    #[error("another engine runs transactions of its kind")]
+    OtherEngine,
     /// A sum that does not fit its integer. Cannot happen while supply and nonces are honest.
     #[error("a balance or nonce would overflow")]
     Overflow,
@@ -113,4 +123,32 @@ pub trait Engine: Send + Sync + fmt::Debug {
         state: &mut WorkingState<'_>,
         context: &BlockContext,
     ) -> Result<Receipt, ExecuteError>;
+}
+
+/// Every engine of this node behind one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Engines;
+
+impl Engine for Engines {
+    fn gas_least(&self, tx: &SignedTransaction) -> u64 {
+        intrinsic_gas(tx.body())
+    }
+
+    fn execute(
+        &self,
+        tx: &SignedTransaction,
+        state: &mut WorkingState<'_>,
+        context: &BlockContext,
+    ) -> Result<Receipt, ExecuteError> {
+        let engine = match &tx.body().action {
+            Action::Transfer { .. } => return Transfers.execute(tx, state, context),
+            Action::Deploy { engine, .. } => *engine,
+            // Who calls no contract sends value: the EVM knows how.
+            Action::Call { to, .. } => state.account(to)?.contract.map_or(EngineId::EVM, |it| it.engine),
+        };
+        match engine {
+            EngineId::EVM => Evm.execute(tx, state, context),
+            _ => rules::fail(tx, state, context, Outcome::CodeRefused),
+        }
+    }
 }

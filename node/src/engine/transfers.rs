@@ -1,32 +1,14 @@
 //! Native transfers.
 //!
-//! The gas rules are Ethereum's for a plain transaction (yellow paper, `G_transaction`,
-//! `G_txdatazero`; EIP-2028 for the non-zero byte). Gas is bought first: a sender must own the whole
-//! gas limit times the price. What was not used costs nothing; the fee goes to the proposer at once.
+//! A transfer uses exactly its intrinsic gas. The fee goes to the proposer at once.
 
-use ghost_proto::{Action, Outcome, Receipt, SignedTransaction, Transaction};
+use ghost_proto::{Action, Outcome, Receipt, SignedTransaction};
 
-use super::{BlockContext, Engine, ExecuteError, NotIncludable};
+use super::{
+    BlockContext, Engine, ExecuteError, NotIncludable, intrinsic_gas,
+    rules::{self, Bought},
+};
 use crate::chain::state::WorkingState;
-
-/// Gas of every transaction.
-pub const GAS_TRANSACTION: u64 = 21_000;
-/// Gas of each payload byte that is not zero.
-pub const GAS_PER_NONZERO_BYTE: u64 = 16;
-/// Gas of each payload byte that is zero.
-pub const GAS_PER_ZERO_BYTE: u64 = 4;
-
-/// Gas a transaction takes by its size alone: at most 21,000 + 16 × 131,072 = 2,118,152.
-pub fn intrinsic_gas(tx: &Transaction) -> u64 {
-    gas_of_payload(tx.payload())
-}
-
-/// The same for a transfer with this payload that is not made yet.
-pub fn gas_of_payload(payload: &[u8]) -> u64 {
-    let zeros = payload.iter().filter(|byte| **byte == 0).count() as u64;
-    let others = payload.len() as u64 - zeros;
-    GAS_TRANSACTION + GAS_PER_NONZERO_BYTE * others + GAS_PER_ZERO_BYTE * zeros
-}
 
 /// Moves base units between accounts.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,44 +26,30 @@ impl Engine for Transfers {
         context: &BlockContext,
     ) -> Result<Receipt, ExecuteError> {
         let body = tx.body();
-        if body.chain_id != context.chain_id {
-            return Err(NotIncludable::OtherChain { found: body.chain_id, expected: context.chain_id }.into());
-        }
-        if body.gas_price < context.gas_price_min {
-            return Err(
-                NotIncludable::GasPrice { found: body.gas_price, least: context.gas_price_min }.into()
-            );
-        }
-        let gas = intrinsic_gas(body);
-        if body.gas_limit < gas {
-            return Err(NotIncludable::GasLimit { limit: body.gas_limit, needed: gas }.into());
-        }
-        if gas > context.gas_left {
-            return Err(NotIncludable::BlockFull { needed: gas, left: context.gas_left }.into());
-        }
-        let mut sender = state.account(&tx.sender())?;
-        if body.nonce != sender.nonce {
-            return Err(NotIncludable::Nonce { found: body.nonce, expected: sender.nonce }.into());
-        }
-        // Two factors below 2^64 cannot overflow 128 bits.
-        let needed = u128::from(body.gas_limit) * u128::from(body.gas_price);
-        if sender.balance < needed {
-            return Err(NotIncludable::CannotBuyGas { balance: sender.balance, needed }.into());
-        }
+        let Action::Transfer { to, value, .. } = &body.action else {
+            return Err(NotIncludable::OtherEngine.into());
+        };
+        let Bought { mut sender, gas } = rules::buy_gas(tx, state, context)?;
         let fee = u128::from(gas) * u128::from(body.gas_price);
         sender.nonce = sender.nonce.checked_add(1).ok_or(NotIncludable::Overflow)?;
         sender.balance = sender.balance.checked_sub(fee).ok_or(NotIncludable::Overflow)?;
 
-        let Action::Transfer { to, value, .. } = &body.action;
-        let paid = sender.balance.checked_sub(*value);
+        let mut outcome = Outcome::Done;
         let mut receiver = None;
-        if let Some(rest) = paid
-            && *to != tx.sender()
-        {
-            let mut account = state.account(to)?;
+        let paid = sender.balance.checked_sub(*value);
+        if paid.is_none() {
+            outcome = Outcome::InsufficientBalance;
+        } else if *to != tx.sender() {
+            let account = state.account(to)?;
+            if account.contract.is_some() {
+                outcome = Outcome::ToContract;
+            } else {
+                receiver = Some(account);
+            }
+        }
+        if let (Some(rest), Some(account)) = (paid, &mut receiver) {
             account.balance = account.balance.checked_add(*value).ok_or(NotIncludable::Overflow)?;
             sender.balance = rest;
-            receiver = Some(account);
         }
         // Proposer last, read from what the accounts above have become. The sum of all balances never
         // exceeds 2^128 − 1, so that this cannot overflow after something was written; it is checked
@@ -102,8 +70,7 @@ impl Engine for Transfers {
             state.set_account(to, &account)?;
         }
         state.set_account(&context.proposer, &proposer)?;
-        let outcome = if paid.is_some() { Outcome::Done } else { Outcome::InsufficientBalance };
-        Ok(Receipt { outcome, gas_used: gas })
+        Ok(Receipt::plain(outcome, gas))
     }
 }
 
@@ -113,11 +80,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        chain::state::{Account, BlockState, Snapshot},
+        chain::state::{Account, BlockState, NoAncestors, Snapshot},
         store::{MemoryStore, Records},
     };
     use bytes::Bytes;
-    use ghost_proto::{Address, KeyPair};
+    use ghost_proto::{Address, KeyPair, Transaction};
     use proptest::prelude::*;
 
     const PROPOSER: Address = Address([0xee; 20]);
@@ -164,11 +131,13 @@ mod tests {
         context: &BlockContext,
     ) -> Result<(Receipt, Account, Account, Account), ExecuteError> {
         let parent = empty();
-        let mut state = WorkingState::new(&parent);
+        let mut state = WorkingState::new(&parent, &NoAncestors);
         let sender = key(1).address();
-        state.set_account(&sender, &Account { nonce: 0, balance }).unwrap();
-        let Action::Transfer { to, .. } = &tx.action;
-        let to = *to;
+        state.set_account(&sender, &Account::plain(0, balance)).unwrap();
+        let to = match &tx.action {
+            Action::Transfer { to, .. } => *to,
+            other => panic!("{other:?}"),
+        };
         let receipt = Transfers.execute(&tx.sign(&key(1)).unwrap(), &mut state, context)?;
         let mut account = |address| state.account(address).unwrap();
         Ok((receipt, account(&sender), account(&to), account(&context.proposer)))
@@ -185,8 +154,8 @@ mod tests {
     fn value_moves_and_the_fee_goes_to_the_proposer() {
         let (receipt, sender, to, proposer) =
             run(transfer(Address([9; 20]), 1_000), 100_000, &context()).unwrap();
-        assert_eq!(receipt, Receipt { outcome: Outcome::Done, gas_used: 21_000 });
-        assert_eq!(sender, Account { nonce: 1, balance: 100_000 - 42_000 - 1_000 });
+        assert_eq!(receipt, Receipt::plain(Outcome::Done, 21_000));
+        assert_eq!(sender, Account::plain(1, 100_000 - 42_000 - 1_000));
         assert_eq!(to.balance, 1_000);
         assert_eq!(proposer.balance, 42_000);
     }
@@ -230,7 +199,7 @@ mod tests {
         assert_eq!(ok(transfer(to, 58_000), 100_000), Outcome::Done);
         let (receipt, sender, receiver, proposer) = run(transfer(to, 58_001), 100_000, &context()).unwrap();
         assert_eq!(receipt.outcome, Outcome::InsufficientBalance);
-        assert_eq!(sender, Account { nonce: 1, balance: 58_000 });
+        assert_eq!(sender, Account::plain(1, 58_000));
         assert_eq!((receiver.balance, proposer.balance), (0, 42_000));
     }
 
@@ -263,10 +232,10 @@ mod tests {
     fn accounts_that_coincide_lose_and_gain_nothing() {
         let sender = key(1).address();
         let (_, to_self, ..) = run(transfer(sender, 500), 100_000, &context()).unwrap();
-        assert_eq!(to_self, Account { nonce: 1, balance: 58_000 });
+        assert_eq!(to_self, Account::plain(1, 58_000));
         let own = BlockContext { proposer: sender, ..context() };
         let (_, all, ..) = run(transfer(sender, 500), 100_000, &own).unwrap();
-        assert_eq!(all, Account { nonce: 1, balance: 100_000 });
+        assert_eq!(all, Account::plain(1, 100_000));
         let (_, sender, _, proposer) = run(transfer(PROPOSER, 500), 100_000, &context()).unwrap();
         assert_eq!((sender.balance, proposer.balance), (57_500, 42_500));
     }
@@ -279,9 +248,9 @@ mod tests {
         ) {
             let address = |n: u8| if n == 4 { PROPOSER } else { key(n).address() };
             let parent = empty();
-            let mut state = WorkingState::new(&parent);
+            let mut state = WorkingState::new(&parent, &NoAncestors);
             for n in 0..4 {
-                state.set_account(&address(n), &Account { nonce: 0, balance: 300_000 }).unwrap();
+                state.set_account(&address(n), &Account::plain(0, 300_000)).unwrap();
             }
             let mut nonces = [0u64; 4];
             let context = BlockContext { proposer: address(proposer), gas_left: u64::MAX, ..context() };

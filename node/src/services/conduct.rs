@@ -32,7 +32,8 @@ impl Offence {
             | Self::Transaction(Tx::InvalidTransaction)
             | Self::InvalidVote
             | Self::InvalidCertificate => conduct::Offence::InvalidData,
-            Self::Block(Block::Unrequested) | Self::Transaction(Tx::Unrequested | Tx::PushTooLarge) => {
+            Self::Block(Block::Unrequested)
+            | Self::Transaction(Tx::Unrequested | Tx::PushTooLarge | Tx::FalseSketch) => {
                 conduct::Offence::ProtocolViolation
             }
             Self::Block(Block::BodiesWithheld) => conduct::Offence::NotDelivered,
@@ -50,6 +51,16 @@ impl Conduct {
     /// A peer did wrong.
     pub(crate) fn offence(&self, peer: PeerId, what: Offence) {
         let _ = self.0.try_send(ToPeers::Offence { peer, what });
+    }
+
+    /// A peer was first to bring a transaction that was taken: it is of use.
+    pub(crate) fn brought_tx(&self, peer: PeerId) {
+        let _ = self.0.try_send(ToPeers::BroughtTx { peer });
+    }
+
+    /// A peer was first to bring a block that was valid.
+    pub(crate) fn brought_block(&self, peer: PeerId) {
+        let _ = self.0.try_send(ToPeers::BroughtBlock { peer });
     }
 
     /// The head has not moved for long, or moves again.

@@ -145,7 +145,14 @@ impl Rpc {
         let view = self.views.load_full();
         Ok(Some(match frame {
             Frame::StatusRequest(_) => self.status(&view).to_frame(),
-            Frame::SubmitRequest(request) => self.submissions.submit(request.transactions).await.to_frame(),
+            Frame::SubmitRequest(request) => {
+                let Ok(privacy) = message::Privacy::try_from(request.privacy) else {
+                    let reason =
+                        "this way to relay a transaction is not known here; fast (0) and stem (1) are";
+                    return Err(Failure::new(message::RpcCode::RpcInvalid, reason));
+                };
+                self.submissions.submit(request.transactions, privacy).await.to_frame()
+            }
             Frame::TransactionRequest(request) => self.transaction(&view, &request.id)?.to_frame(),
             Frame::BlockRequest(request) => block(&view, &request)?.to_frame(),
             Frame::AccountRequest(request) => self.account(&view, &request.address)?.to_frame(),

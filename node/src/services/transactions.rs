@@ -14,15 +14,17 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use ghost_frames::{
     Code, Frame, Payload, StreamType,
-    tx::{Transactions, TxRequest},
+    tx::{StemTransaction, Transactions, TxRequest},
 };
 use ghost_mempool_relay::{
     pool::{AccountState, Accounts, Place, Pool, Removal},
+    reconcile::Ask,
+    stem::{self, Stem},
     sync::RequestEnd,
-    tx_relay::{Checked, Effect, Input, RelayStats, RequestId, Salt, TxRelay, TxSummary, Via},
+    tx_relay::{self, Checked, Effect, Input, RelayStats, RequestId, Salt, TxRelay, TxSummary, Via},
 };
 use ghost_proto::{
-    Address, PeerId, SignedTransaction, TxId,
+    Address, PeerId, SignedTransaction, TxId, VerifiedTransaction,
     limits::{SUBMIT_TXS_MAX, TX_BATCH_BYTES_MAX, TX_BATCH_MAX},
     message,
 };
@@ -65,6 +67,8 @@ pub(crate) enum ToTransactions {
     HeadChanged { ready: Vec<TxId>, removed: Vec<(TxId, Removal)> },
     /// Transactions were submitted to this node.
     Submitted { ready: Vec<TxId>, removed: Vec<(TxId, Removal)> },
+    /// Transactions were submitted to this node that shall not be seen to come from it.
+    Stem(Vec<VerifiedTransaction>),
 }
 
 /// The state at the head, as the pool asks for it.
@@ -87,17 +91,24 @@ pub(crate) struct Submission {
 
 impl Submission {
     /// Verifies, inserts, and says what became of each.
-    pub(crate) async fn submit(&self, transactions: Vec<Bytes>) -> message::SubmitAnswer {
+    pub(crate) async fn submit(
+        &self,
+        transactions: Vec<Bytes>,
+        privacy: message::Privacy,
+    ) -> message::SubmitAnswer {
         let mut results = Vec::with_capacity(transactions.len().min(SUBMIT_TXS_MAX));
-        let mut ready = Vec::new();
-        let mut removed = Vec::new();
+        let mut taken = Taken::default();
         for chunk in transactions.chunks(VERIFY_AT_ONCE) {
-            self.submit_some(chunk, &mut results, &mut ready, &mut removed);
+            self.submit_some(chunk, privacy, &mut results, &mut taken);
             tokio::task::yield_now().await;
         }
+        let Taken { ready, removed, stem } = taken;
+        // The transaction task ends only with the node.
         if !ready.is_empty() || !removed.is_empty() {
-            // The transaction task ends only with the node.
             let _ = self.relay.send(ToTransactions::Submitted { ready, removed }).await;
+        }
+        if !stem.is_empty() {
+            let _ = self.relay.send(ToTransactions::Stem(stem)).await;
         }
         message::SubmitAnswer { results }
     }
@@ -105,9 +116,9 @@ impl Submission {
     fn submit_some(
         &self,
         chunk: &[Bytes],
+        privacy: message::Privacy,
         results: &mut Vec<message::SubmitResult>,
-        ready: &mut Vec<TxId>,
-        removed: &mut Vec<(TxId, Removal)>,
+        taken: &mut Taken,
     ) {
         let parsed: Vec<_> = chunk.iter().map(|bytes| SignedTransaction::parse(bytes.clone())).collect();
         let well_formed: Vec<_> =
@@ -123,10 +134,20 @@ impl Submission {
                 Ok(tx) => {
                     result.id = Bytes::copy_from_slice(&tx.id().0);
                     match verified.next() {
+                        Some(Ok(tx)) if privacy == message::Privacy::Stem && !pool.contains(&tx.id()) => {
+                            match pool.check(&tx, &accounts_of(&view), now) {
+                                Ok(()) => {
+                                    taken.stem.push(tx);
+                                    result.accepted = true;
+                                    ("", String::new())
+                                }
+                                Err(refusal) => (refusal.reason(), refusal.to_string()),
+                            }
+                        }
                         Some(Ok(tx)) => match pool.insert(tx, &accounts_of(&view), now) {
                             Ok(inserted) => {
-                                ready.extend(inserted.ready);
-                                removed.extend(inserted.removed);
+                                taken.ready.extend(inserted.ready);
+                                taken.removed.extend(inserted.removed);
                                 result.accepted = true;
                                 self.metrics.transactions_accepted.inc();
                                 ("", String::new())
@@ -147,18 +168,28 @@ impl Submission {
     }
 }
 
+/// What a submission leaves to the transaction task.
+#[derive(Default)]
+struct Taken {
+    ready: Vec<TxId>,
+    removed: Vec<(TxId, Removal)>,
+    stem: Vec<VerifiedTransaction>,
+}
+
 /// What the transaction task needs.
 pub(crate) struct TransactionService {
     pub(crate) pool: Arc<Mutex<Pool>>,
     pub(crate) views: Arc<ArcSwap<HeadView>>,
     pub(crate) salt: [u8; 16],
     pub(crate) seed: [u8; 32],
+    pub(crate) stem_seed: [u8; 32],
     pub(crate) entropy: ChaCha12Rng,
     pub(crate) conduct: Conduct,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) commands: mpsc::Receiver<ToTransactions>,
     pub(crate) pushes: mpsc::Receiver<Pushed>,
     pub(crate) asked: mpsc::Receiver<Asked>,
+    pub(crate) compared: mpsc::Receiver<Asked>,
     pub(crate) stats: watch::Sender<RelayStats>,
 }
 
@@ -172,6 +203,7 @@ type Key = (PeerId, RequestId);
 struct Running {
     service: TransactionService,
     relay: TxRelay,
+    stem: Stem,
     requests: Requests<Key>,
     peers: BTreeMap<PeerId, Peer>,
     responders: BTreeMap<u64, Responder>,
@@ -183,9 +215,11 @@ impl TransactionService {
     /// Runs until the node stops.
     pub(crate) async fn run(self) {
         let relay = TxRelay::new(self.seed);
+        let stem = Stem::new(self.stem_seed);
         let running = Running {
             service: self,
             relay,
+            stem,
             requests: Requests::new(),
             peers: BTreeMap::new(),
             responders: BTreeMap::new(),
@@ -210,6 +244,7 @@ impl Running {
                 },
                 Some(pushed) = self.service.pushes.recv() => self.pushed(pushed),
                 Some(asked) = self.service.asked.recv() => self.asked(asked),
+                Some(asked) = self.service.compared.recv() => self.compared(asked),
                 report = self.requests.next() => self.report(report),
                 _ = refresh.tick() => self.refresh(),
                 () = sleep_until(wake) => {}
@@ -221,7 +256,7 @@ impl Running {
     fn next_wake(&self) -> Instant {
         let pool = self.service.pool.lock().expect("no code panics while it holds the pool").next_deadline();
         let hour = Instant::now() + Duration::from_secs(3600);
-        [pool, self.relay.next_deadline()]
+        [pool, self.relay.next_deadline(), self.stem.next_deadline()]
             .into_iter()
             .flatten()
             .map(Instant::from_std)
@@ -240,6 +275,10 @@ impl Running {
         };
         if !expired.is_empty() {
             self.pool_changed(&[], &expired);
+        }
+        if self.stem.next_deadline().is_some_and(|deadline| deadline <= now) {
+            let effects = self.stem.on_deadline(now);
+            self.perform_stem(effects);
         }
         if self.relay.next_deadline().is_some_and(|deadline| deadline <= now) {
             let effects = self.relay.on_deadline(now);
@@ -266,6 +305,7 @@ impl Running {
             ToTransactions::PeerUp(session) => self.peer_up(session),
             ToTransactions::PeerDown(peer) => {
                 self.peers.remove(&peer);
+                self.stem.peer_down(&peer);
                 self.input(Input::PeerDown { peer });
                 let waiting = self.peers.iter_mut().find(|(_, peer)| !peer.active);
                 if let Some((&peer, waiting)) = waiting {
@@ -282,6 +322,71 @@ impl Running {
                 self.input(Input::Submitted { txs: &txs });
                 self.pool_changed(&[], &removed);
             }
+            ToTransactions::Stem(txs) => {
+                for tx in txs {
+                    let effects = self.stem.submitted(tx, Instant::now().into_std());
+                    self.perform_stem(effects);
+                }
+            }
+        }
+    }
+
+    fn perform_stem(&mut self, effects: Vec<stem::Effect>) {
+        for effect in effects {
+            match effect {
+                stem::Effect::Forward { peer, tx } => {
+                    // One that is not taken is flooded when its embargo ends.
+                    self.push(&peer, &StemTransaction((*tx).clone()).to_frame());
+                }
+                stem::Effect::Fluff(tx) => self.fluff(tx),
+            }
+        }
+    }
+
+    /// Puts what was on a stem into the pool, and relays it as if it was submitted here.
+    fn fluff(&mut self, tx: VerifiedTransaction) {
+        let view = self.service.views.load_full();
+        let inserted = {
+            let mut pool = self.service.pool.lock().expect("no code panics while it holds the pool");
+            pool.insert(tx, &accounts_of(&view), Instant::now().into_std())
+        };
+        // What is refused now was included meanwhile, or cannot be any more.
+        if let Ok(inserted) = inserted {
+            self.service.metrics.transactions_accepted.inc_by((inserted.place != Place::Known).into());
+            let txs = self.summaries(&inserted.ready);
+            self.input(Input::Submitted { txs: &txs });
+            self.pool_changed(&[], &inserted.removed);
+        }
+    }
+
+    /// A peer hands us one on its stem.
+    fn stemmed(&mut self, peer: PeerId, tx: SignedTransaction) {
+        let id = tx.id();
+        let verified = SignedTransaction::verify_many(vec![tx.detached()], &mut self.service.entropy).pop();
+        let Some(Ok(tx)) = verified else {
+            let offence = tx_relay::Offence::InvalidTransaction;
+            return self.service.conduct.offence(peer, Offence::Transaction(offence));
+        };
+        let view = self.service.views.load_full();
+        let now = Instant::now().into_std();
+        let checked = {
+            let pool = self.service.pool.lock().expect("no code panics while it holds the pool");
+            if pool.contains(&id) {
+                // Flooded already.
+                return;
+            }
+            pool.check(&tx, &accounts_of(&view), now)
+        };
+        match checked {
+            Ok(()) => {
+                let effects = self.stem.received(peer, tx, now);
+                self.perform_stem(effects);
+            }
+            Err(refusal) if refusal.is_invalid() => {
+                let offence = tx_relay::Offence::InvalidTransaction;
+                self.service.conduct.offence(peer, Offence::Transaction(offence));
+            }
+            Err(_) => {}
         }
     }
 
@@ -296,7 +401,14 @@ impl Running {
             our_salt: Salt(self.service.salt),
             their_salt: Salt(their_salt),
             active,
+            sync_key: session
+                .hello()
+                .serves
+                .contains(StreamType::TxSync)
+                .then(|| session.short_id_key())
+                .flatten(),
         };
+        self.stem.peer_up(peer, session.direction() == Direction::Outbound);
         self.peers.insert(peer, Peer { session, active });
         self.input(input);
     }
@@ -328,6 +440,7 @@ impl Running {
                     self.input(Input::Announced { peer, entries: &announce.entries })
                 }
                 Frame::Transactions(transactions) => self.received(peer, Via::Push, transactions),
+                Frame::StemTransaction(StemTransaction(tx)) => self.stemmed(peer, tx),
                 _ => {}
             }
         }
@@ -345,13 +458,28 @@ impl Running {
         self.responders.remove(&number);
     }
 
+    /// A peer compares its mempool with ours.
+    fn compared(&mut self, asked: Asked) {
+        let (Some(session), Some(ask)) = (asked.session, Ask::from_frame(asked.frame)) else {
+            return asked.responder.refuse(Code::ProtocolViolation);
+        };
+        let number = self.next_responder;
+        self.next_responder += 1;
+        self.responders.insert(number, asked.responder);
+        self.input(Input::SyncRequested { peer: session.peer(), request: number, ask: &ask });
+        if let Some(responder) = self.responders.remove(&number) {
+            responder.refuse(Code::Busy);
+        }
+    }
+
     fn report(&mut self, report: Report<Key>) {
         match report {
-            Report::Frame((peer, request), frame) => {
-                if let Frame::Transactions(transactions) = *frame {
+            Report::Frame((peer, request), frame) => match *frame {
+                Frame::Transactions(transactions) => {
                     self.received(peer, Via::Pull(request), transactions);
                 }
-            }
+                frame => self.input(Input::SyncAnswered { peer, request, frame: &frame }),
+            },
             Report::Block(..) => {}
             Report::Ended((peer, request), RequestEnd::Done) => {
                 self.input(Input::AnswerEnded { peer, request })
@@ -404,6 +532,23 @@ impl Running {
                         tokio::spawn(answer(responder, self.bodies(&ids)));
                     }
                 }
+                Effect::SyncRequest { peer, request, ask } => match self.peers.get(&peer) {
+                    Some(known) => {
+                        let session = known.session.clone();
+                        self.requests.start((peer, request), session, StreamType::TxSync, ask.to_frame());
+                    }
+                    None => self.input(Input::RequestFailed { peer, request }),
+                },
+                Effect::SyncAnswer { request, frames, .. } => {
+                    if let Some(responder) = self.responders.remove(&request) {
+                        tokio::spawn(answer_frames(responder, frames));
+                    }
+                }
+                Effect::SyncRefuse { request, .. } => {
+                    if let Some(responder) = self.responders.remove(&request) {
+                        responder.refuse(Code::Busy);
+                    }
+                }
                 Effect::Check { peer, ids } => self.check(peer, &ids, bodies),
                 Effect::Offence { peer, what } => {
                     self.service.conduct.offence(peer, Offence::Transaction(what))
@@ -416,7 +561,7 @@ impl Running {
         self.peers.get(peer).map_or(Delivery::Closed, |peer| peer.session.push(StreamType::TxPush, frame))
     }
 
-    fn confirm(&mut self, token: ghost_mempool_relay::tx_relay::Token, delivery: Delivery) {
+    fn confirm(&mut self, token: tx_relay::Token, delivery: Delivery) {
         match delivery {
             Delivery::Queued => self.relay.delivered(token),
             _ => self.relay.not_delivered(token, Instant::now().into_std()),
@@ -439,6 +584,7 @@ impl Running {
         let now = Instant::now().into_std();
         let mut verdicts = Vec::with_capacity(names.len());
         let (mut ready, mut removed) = (Vec::new(), Vec::new());
+        let mut brought = false;
         {
             let accounts = accounts_of(&view);
             let mut pool = self.service.pool.lock().expect("no code panics while it holds the pool");
@@ -447,8 +593,10 @@ impl Running {
                     Err(_) => Checked::Invalid,
                     Ok(tx) => match pool.insert(tx, &accounts, now) {
                         Ok(inserted) => {
+                            self.stem.seen(&id);
                             ready.extend(inserted.ready.into_iter().filter(|other| *other != id));
                             removed.extend(inserted.removed);
+                            brought |= inserted.place == Place::Ready;
                             match inserted.place {
                                 Place::Parked => Checked::Parked,
                                 Place::Ready | Place::Known => Checked::Ready,
@@ -460,6 +608,9 @@ impl Running {
                 };
                 verdicts.push((id, verdict));
             }
+        }
+        if brought {
+            self.service.conduct.brought_tx(peer);
         }
         self.input(Input::Checked { peer, verdicts: &verdicts });
         if !ready.is_empty() || !removed.is_empty() {
@@ -480,6 +631,16 @@ impl Running {
         self.service.metrics.mempool_bytes.set(status.bytes as i64);
         self.service.stats.send_replace(self.relay.stats());
     }
+}
+
+/// Sends an answer that is there already.
+async fn answer_frames(mut responder: Responder, frames: Vec<Frame>) {
+    for frame in frames {
+        if responder.send(&frame.encode()).await.is_err() {
+            return;
+        }
+    }
+    responder.finish();
 }
 
 /// Sends bodies, as many to a frame as fit.

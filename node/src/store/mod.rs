@@ -8,6 +8,7 @@
 //! Not provided: protection from a disk that lies about having written, or that alters bytes later.
 //! Damage that shows up as an impossible value is reported as [`StoreError::Damaged`].
 
+mod bloom;
 mod memory;
 mod records;
 mod sled;
@@ -15,6 +16,7 @@ mod sled;
 use std::{fmt, ops::ControlFlow};
 
 pub use self::{
+    bloom::LogBloom,
     memory::MemoryStore,
     records::{FORMAT_VERSION, FinalizedRecord, Records, TxPlace},
     sled::{CACHE_BYTES_DEFAULT, SledStore},

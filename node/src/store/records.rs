@@ -5,7 +5,8 @@
 //! n id                    height (8)                       every stored block
 //! h height id             header (227)
 //! b height id chunk(2)    body, in chunks
-//! r height id chunk(2)    receipts (9 each), in chunks
+//! r height id chunk(2)    receipts, in chunks: where each ends (4 each), then the receipts
+//! l height id             bloom (256) of the logs in the block, if there are any
 //! c height                id (32)                          finalized blocks only
 //! t tx id[..16]           height (8) index (4) offset (4)  last canonical block that holds it; a hint
 //! s key                   value                            state at the finalized block
@@ -18,15 +19,14 @@ use bytes::Bytes;
 use ghost_proto::{
     Block, BlockId, FinalityCertificate, GenesisId, Header, Receipt, TxId, Vote,
     layout::{Cursor, LayoutError, varint_len},
-    limits::{BLOCK_BODY_BYTES_MAX, TX_BYTES_MAX},
-    receipt::RECEIPT_LEN,
+    limits::{BLOCK_BODY_BYTES_MAX, RECEIPT_BYTES_MAX, TX_BYTES_MAX},
 };
 
-use super::{ChainStore, StoreError, WriteBatch};
+use super::{ChainStore, LogBloom, StoreError, WriteBatch};
 use crate::chain::lthash::{LTHASH_LEN, LtHash};
 
 /// Layout of keys and values. Another number means that this code cannot read the store.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Values are cut into chunks of this many bytes. A leaf of the tree holds up to 16 of them and is
 /// rewritten as a whole, so a chunk must stay small against a segment of sled (512 KiB): 16 × 8 KiB
@@ -108,6 +108,23 @@ fn layout(what: &'static str) -> impl FnOnce(LayoutError) -> StoreError {
     move |error| StoreError::damaged(format!("{what}: {error}"))
 }
 
+/// Bytes of an entry in the table in front of a block's receipts.
+const RECEIPT_END_LEN: usize = 4;
+
+/// The receipts of a block behind a table of where each ends, counted from the end of the table.
+fn receipt_table(receipts: &[Receipt]) -> Vec<u8> {
+    let len: usize = receipts.iter().map(Receipt::encoded_len).sum();
+    let mut out = Vec::with_capacity(RECEIPT_END_LEN * receipts.len() + len);
+    let mut end = 0;
+    for receipt in receipts {
+        // Gas bounds what a block logs far below 4 GiB: 8 gas for each byte.
+        end += receipt.encoded_len() as u32;
+        out.extend_from_slice(&end.to_be_bytes());
+    }
+    receipts.iter().for_each(|receipt| out.extend_from_slice(&receipt.encode()));
+    out
+}
+
 impl Records {
     /// Wraps a store without looking into it.
     pub fn new(store: Arc<dyn ChainStore>) -> Self {
@@ -175,23 +192,47 @@ impl Records {
         for (chunk, bytes) in whole[header.bytes().len()..].chunks(CHUNK_BYTES).enumerate() {
             batch.put(chunk_key(b'b', height, &id, chunk), bytes);
         }
-        let receipts: Vec<u8> = receipts.iter().flat_map(Receipt::encode).collect();
-        for (chunk, bytes) in receipts.chunks(CHUNK_BYTES).enumerate() {
+        for (chunk, bytes) in receipt_table(receipts).chunks(CHUNK_BYTES).enumerate() {
             batch.put(chunk_key(b'r', height, &id, chunk), bytes);
+        }
+        if let Some(bloom) = LogBloom::of(receipts) {
+            batch.put(key(b'l', &[&height.to_be_bytes(), &id.0]), bloom.bytes().to_vec());
         }
     }
 
     /// Removes a block and its receipts.
-    pub fn remove_block(batch: &mut WriteBatch, header: &Header) {
+    pub fn remove_block(&self, batch: &mut WriteBatch, header: &Header) -> Result<(), StoreError> {
         let (height, id) = (header.height, header.id());
         batch.remove(key(b'n', &[&id.0]));
         batch.remove(key(b'h', &[&height.to_be_bytes(), &id.0]));
         for chunk in 0..(header.body_bytes as usize).div_ceil(CHUNK_BYTES) {
             batch.remove(chunk_key(b'b', height, &id, chunk));
         }
-        for chunk in 0..(header.tx_count as usize * RECEIPT_LEN).div_ceil(CHUNK_BYTES) {
+        let (_, receipts_end) = self.receipt_span(header, header.tx_count.saturating_sub(1))?;
+        for chunk in 0..receipts_end.div_ceil(CHUNK_BYTES) {
             batch.remove(chunk_key(b'r', height, &id, chunk));
         }
+        batch.remove(key(b'l', &[&height.to_be_bytes(), &id.0]));
+        Ok(())
+    }
+
+    /// Where the receipt at an index begins and ends among the bytes kept for a block.
+    fn receipt_span(&self, header: &Header, index: u32) -> Result<(usize, usize), StoreError> {
+        let table = RECEIPT_END_LEN * header.tx_count as usize;
+        let at = RECEIPT_END_LEN * index as usize;
+        if table == 0 {
+            return Ok((0, 0));
+        }
+        let from = at.saturating_sub(RECEIPT_END_LEN);
+        let ends = self.chunks(b'r', header, from, at + RECEIPT_END_LEN)?;
+        let mut ends =
+            ends.as_chunks::<RECEIPT_END_LEN>().0.iter().map(|end| u32::from_be_bytes(*end) as usize);
+        let begin = if index == 0 { 0 } else { ends.next().unwrap_or_default() };
+        let end = ends.next().unwrap_or_default();
+        if end < begin || end - begin > RECEIPT_BYTES_MAX {
+            return Err(StoreError::damaged(format!("receipt {index} of block {}", header.id().short())));
+        }
+        Ok((table + begin, table + end))
     }
 
     /// The height of a stored block, canonical or not.
@@ -280,9 +321,49 @@ impl Records {
 
     /// The receipts of a stored block, in order.
     pub fn receipts(&self, header: &Header) -> Result<Vec<Receipt>, StoreError> {
-        let bytes = self.chunks(b'r', header, 0, header.tx_count as usize * RECEIPT_LEN)?;
-        let mut cursor = Cursor::new(bytes.into());
-        (0..header.tx_count).map(|_| Receipt::read(&mut cursor).map_err(layout("a receipt"))).collect()
+        let Some(last) = header.tx_count.checked_sub(1) else { return Ok(Vec::new()) };
+        let table = RECEIPT_END_LEN * header.tx_count as usize;
+        let (_, end) = self.receipt_span(header, last)?;
+        let bytes = Bytes::from(self.chunks(b'r', header, 0, end)?);
+        let mut begin = table;
+        let ends = bytes[..table].as_chunks::<RECEIPT_END_LEN>().0.iter();
+        ends.map(|end| {
+            let end = table + u32::from_be_bytes(*end) as usize;
+            if end < begin || end > bytes.len() {
+                return Err(StoreError::damaged(format!("receipts of block {}", header.id().short())));
+            }
+            let receipt = Receipt::parse(bytes.slice(begin..end)).map_err(layout("a receipt"))?;
+            begin = end;
+            Ok(receipt)
+        })
+        .collect()
+    }
+
+    /// Blocks with logs at the heights `from` to `to`, both included, on any branch: height, id and
+    /// bloom, ascending by height. Stops when `visit` breaks.
+    pub fn blooms(
+        &self,
+        from: u64,
+        to: u64,
+        visit: &mut dyn FnMut(u64, BlockId, &LogBloom) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut failed = None;
+        self.store.scan(
+            &key(b'l', &[&from.to_be_bytes()]),
+            &key(b'l', &[&to.saturating_add(1).to_be_bytes()]),
+            &mut |key, value| {
+                let read = || {
+                    let (height, id) = key.get(1..)?.split_first_chunk()?;
+                    Some((u64::from_be_bytes(*height), BlockId::try_from(id).ok()?, LogBloom::parse(value)?))
+                };
+                let Some((height, id, bloom)) = read() else {
+                    failed = Some(StoreError::damaged("a bloom of logs is none"));
+                    return ControlFlow::Break(());
+                };
+                visit(height, id, &bloom)
+            },
+        )?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// Headers of all stored blocks above a height, ascending by height, then id.
@@ -385,9 +466,9 @@ impl Records {
 
     /// The receipt of the transaction at an index of a block.
     pub fn receipt_at(&self, header: &Header, index: u32) -> Result<Receipt, StoreError> {
-        let from = index as usize * RECEIPT_LEN;
-        let bytes = self.chunks(b'r', header, from, from + RECEIPT_LEN)?;
-        Receipt::read(&mut Cursor::new(bytes.into())).map_err(layout("a receipt"))
+        let (from, to) = self.receipt_span(header, index)?;
+        let bytes = self.chunks(b'r', header, from, to)?;
+        Receipt::parse(bytes.into()).map_err(layout("a receipt"))
     }
 
     // ---- state

@@ -239,9 +239,9 @@ fn a_store_of_another_chain_or_version_or_a_damaged_one_says_what_to_do() {
         batch.entries.push((key.to_vec(), value.map(<[u8]>::to_vec)));
         store.apply(batch).unwrap();
     };
-    set(b"mformat", Some(&2u32.to_be_bytes()));
-    assert!(fails(&genesis).contains("format 2, this ghostd reads format 1"), "{}", fails(&genesis));
     set(b"mformat", Some(&1u32.to_be_bytes()));
+    assert!(fails(&genesis).contains("format 1, this ghostd reads format 2"), "{}", fails(&genesis));
+    set(b"mformat", Some(&2u32.to_be_bytes()));
 
     // A balance that somebody edited: the block above no longer executes to its commitment.
     let key = [b"s".as_slice(), &ghost_node::chain::Account::key(&user(0).address())].concat();

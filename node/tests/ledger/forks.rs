@@ -293,7 +293,11 @@ fn straight(forge: &mut Forge, count: u64) -> Vec<Block> {
 /// A block on the head of `chain`, made outside of any chain.
 fn sealed(chain: &Chain, slot: u64, turn: usize, txs: Vec<ghost_proto::VerifiedTransaction>) -> Block {
     use ghost_node::{
-        chain::{BlockState, lthash::LtHash, state::WorkingState},
+        chain::{
+            BlockState,
+            lthash::LtHash,
+            state::{NoAncestors, WorkingState},
+        },
         engine::{BlockContext, Engine, Transfers},
     };
     let view = chain.view();
@@ -315,12 +319,12 @@ fn sealed(chain: &Chain, slot: u64, turn: usize, txs: Vec<ghost_proto::VerifiedT
     };
     let mut transactions: Vec<_> = txs.into_iter().map(|tx| tx.into_signed()).collect();
     sort_canonically(&head.id, &mut transactions);
-    let mut state = WorkingState::new(&parent);
+    let mut state = WorkingState::new(&parent, &NoAncestors);
     let receipts: Vec<_> =
         transactions.iter().map(|tx| Transfers.execute(tx, &mut state, &context).unwrap()).collect();
     // The commitment, from scratch: over every account there is.
     drop(state.finish());
-    let mut state = WorkingState::new(&parent);
+    let mut state = WorkingState::new(&parent, &NoAncestors);
     for tx in &transactions {
         Transfers.execute(tx, &mut state, &context).unwrap();
     }

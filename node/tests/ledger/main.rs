@@ -1,6 +1,7 @@
 //! The chain of one node and of several, in virtual time, over stores that fail.
 
 mod consensus;
+mod contracts;
 mod crash;
 mod forks;
 mod world;

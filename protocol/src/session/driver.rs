@@ -229,7 +229,7 @@ async fn read_frames(session: &Session, recv: &mut RecvStream, stream: StreamTyp
                 Err(error) => break Err(error),
             }
         };
-        clock.observe(&reader, !frames.is_empty());
+        clock.observe(&reader);
         let pause = session.charge(class, frames.len(), std::mem::take(&mut bytes));
         // What came before a broken frame is good.
         if !frames.is_empty() && route.send(Pushed { session: session.clone(), frames }).await.is_err() {
@@ -383,7 +383,7 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
         }) else {
             return fail(&inner, index);
         };
-        let Some(chunk) = batch.take().or_else(|| outbox.take_batch(spec)) else {
+        let Some(written) = batch.take().or_else(|| outbox.take_batch(spec)) else {
             match outbox.park(push) {
                 Parked::Again(push) => stream = Some(push),
                 Parked::Done => return inner.ended.notify_waiters(),
@@ -391,12 +391,15 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
             }
             continue;
         };
-        match inner.write(class, &mut push.send, chunk.clone()).await {
-            Ok(()) => stream = Some(push),
+        match inner.write(class, &mut push.send, written.bytes.clone()).await {
+            Ok(()) => {
+                inner.context.tally.sent(class, written.frames, written.bytes.len());
+                stream = Some(push);
+            }
             Err(quinn::WriteError::Stopped(code))
                 if read_code(code) == Code::Stalled && push.opened.elapsed() >= FRAME_DEADLINE =>
             {
-                batch = Some(chunk);
+                batch = Some(written);
             }
             Err(_) => return fail(&inner, index),
         }

@@ -239,6 +239,11 @@ impl Session {
         self.0.link.udp_bytes()
     }
 
+    /// A key that both sides know and nobody else, see [`Link::short_id_key`].
+    pub fn short_id_key(&self) -> Option<[u8; 16]> {
+        self.0.link.short_id_key()
+    }
+
     /// When the hellos were exchanged.
     pub fn established(&self) -> Instant {
         self.0.established
@@ -322,8 +327,10 @@ impl Session {
             let (send, recv) =
                 self.0.link.open_bi().await.map_err(|error| RequestError::Disconnected(error.to_string()))?;
             // Both halves cancel the request if this future is dropped.
-            let answer = Answer::new(recv, stream, patience, large);
+            let tally = &self.0.context.tally;
+            let answer = Answer::new(recv, stream, patience, tally.clone(), large);
             send_request(send, stream, priority, frame).await?;
+            tally.sent(class, 1, frame.len());
             Ok(answer)
         };
         timeout(patience, ask).await.map_err(|_| RequestError::TimedOut(patience))?
@@ -476,8 +483,10 @@ impl Session {
         let pause = quota
             .get_or_insert_with(|| Box::new(Quota::new(self.0.context.table.spec(class), now)))
             .charge(messages, bytes, now);
+        let tally = &self.0.context.tally;
+        tally.received(class, messages, bytes);
         if !pause.is_zero() {
-            self.0.context.tally.count(Event::Throttled(class));
+            tally.count(Event::Throttled(class));
         }
         pause
     }

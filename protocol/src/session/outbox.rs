@@ -46,6 +46,13 @@ pub(crate) struct PushStream {
     pub(crate) opened: Instant,
 }
 
+/// Frames to be written at once.
+#[derive(Debug, Clone)]
+pub(crate) struct Batch {
+    pub(crate) bytes: Bytes,
+    pub(crate) frames: usize,
+}
+
 /// What is left of a writer that found nothing to write.
 #[derive(Debug)]
 pub(crate) enum Parked {
@@ -188,7 +195,7 @@ impl Outbox {
     /// Small frames are copied together, because the transport searches the chunks that are not
     /// acknowledged one by one for each packet it makes: a window of 250-byte chunks would cost it
     /// more than encryption does.
-    pub(crate) fn take_batch(&self, spec: &ClassSpec) -> Option<Bytes> {
+    pub(crate) fn take_batch(&self, spec: &ClassSpec) -> Option<Batch> {
         let mut state = self.lock();
         state.bytes -= std::mem::take(&mut state.batch_bytes);
         if state.wanted && state.bytes <= spec.queue_bytes / 2 {
@@ -203,7 +210,7 @@ impl Outbox {
             fits
         });
         let count = follow.count();
-        let batch = if count == 0 {
+        let bytes = if count == 0 {
             first
         } else {
             let mut batch = BytesMut::with_capacity(len);
@@ -211,8 +218,8 @@ impl Outbox {
             state.queue.drain(..count).for_each(|frame| batch.extend_from_slice(frame.bytes()));
             batch.freeze()
         };
-        state.batch_bytes = batch.len();
-        Some(batch)
+        state.batch_bytes = bytes.len();
+        Some(Batch { bytes, frames: 1 + count })
     }
 
     /// Leaves the stream to the next writer, unless there is something left to do.
@@ -287,7 +294,7 @@ mod tests {
         while outbox.push(frame(size), spec) != Enqueued::Full {}
         let queued = outbox.queued_bytes();
         assert_eq!(
-            outbox.take_batch(spec).unwrap().len(),
+            outbox.take_batch(spec).unwrap().bytes.len(),
             frame(size).len(),
             "a frame longer than a write goes alone"
         );
@@ -300,8 +307,9 @@ mod tests {
         for _ in 0..20 {
             small.push(frame(1024), spec);
         }
-        for expected in [Some(16 * 1024), Some(4 * 1024), None] {
-            assert_eq!(small.take_batch(spec).map(|batch| batch.len()), expected);
+        for expected in [Some((16, 16 * 1024)), Some((4, 4 * 1024)), None] {
+            let batch = small.take_batch(spec).map(|batch| (batch.frames, batch.bytes.len()));
+            assert_eq!(batch, expected);
         }
         assert_eq!(small.queued_bytes(), 0);
     }

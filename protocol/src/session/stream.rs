@@ -68,12 +68,14 @@ pub(crate) async fn read_stream_type(recv: &mut RecvStream, rest: &mut Vec<u8>) 
 #[derive(Debug, Default)]
 pub(crate) struct FrameClock {
     begun: Option<Instant>,
+    passed: u64,
 }
 
 impl FrameClock {
     /// Looks at the reader after each read: a frame that is under way started when it was first seen.
-    pub(crate) fn observe(&mut self, reader: &FrameReader, completed_one: bool) {
-        if completed_one || !reader.is_mid_frame() {
+    pub(crate) fn observe(&mut self, reader: &FrameReader) {
+        if reader.passed() != self.passed || !reader.is_mid_frame() {
+            self.passed = reader.passed();
             self.begun = None;
         }
         if reader.is_mid_frame() && self.begun.is_none() {
@@ -124,12 +126,12 @@ pub(crate) async fn read_frame(
 ) -> Result<(Frame, usize), StreamEnd> {
     let mut bytes = 0;
     let mut clock = FrameClock::default();
-    clock.observe(reader, false);
+    clock.observe(reader);
     loop {
         if let Some(frame) = reader.next().map_err(StreamEnd::Undecodable)? {
             return Ok((frame, bytes));
         }
-        clock.observe(reader, false);
+        clock.observe(reader);
         let deadline = match (first_byte, clock.deadline(reader)) {
             (Some(first), Some(frame)) => Some(first.max(frame)),
             (first, frame) => frame.or(first),

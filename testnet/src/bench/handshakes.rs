@@ -14,7 +14,7 @@ use ghost_frames::{Code, Frame};
 use ghost_proto::{Multiaddr, PeerId, message};
 use ghost_protocol::{
     Identity, address,
-    client::{Client, ClientConfig, Connector},
+    client::{ClientConfig, Connecting, Connector},
     handshake::Role,
     tally::Tally,
     transport::{
@@ -146,14 +146,14 @@ enum Way {
 /// A connection that has had its answer.
 #[derive(Debug)]
 enum Connected {
-    Ghost(Client),
+    Ghost(Connecting),
     Bare(quinn::Connection),
 }
 
 impl Connected {
     fn close(self) {
         match self {
-            Self::Ghost(client) => client.session().close(Code::Done, ""),
+            Self::Ghost(connecting) => drop(connecting),
             Self::Bare(connection) => connection.close(0u32.into(), b""),
         }
     }
@@ -193,10 +193,10 @@ impl Dialler {
         match self {
             Self::Ghost { connector, address } => {
                 let question = Frame::StatusRequest(message::StatusRequest {});
-                let (answer, client) =
+                let (answer, connecting) =
                     connector.connect_asking(address, &question).await.doing("dialling a node")?;
                 debug_assert!(matches!(answer, Frame::Status(_)));
-                Ok(Connected::Ghost(client))
+                Ok(Connected::Ghost(connecting))
             }
             Self::Bare { endpoint, config, name, socket } => {
                 let connecting =

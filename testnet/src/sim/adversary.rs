@@ -10,7 +10,7 @@ use ghost_protocol::{
     tally::Tally,
     transport::{
         Link, RecvStream, SendStream,
-        quic::{DialError, Dialled, Endpoint, Incoming},
+        quic::{DialError, Dialled, Endpoint, Incoming, Verdict},
     },
 };
 
@@ -55,7 +55,7 @@ impl Raw {
 
     /// The next connection attempt of somebody else.
     pub async fn accept(&self) -> Option<Incoming> {
-        self.endpoint.accept(|_| true).await
+        self.endpoint.accept(|_, _| Verdict::Accept(())).await.map(|(incoming, ())| incoming)
     }
 
     /// An honest hello of a node of this chain, to be spoilt.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ghost_frames::reconcile::{CodedSymbol, SketchId};
 use ghost_proto::{
     BlockId, KeyPair, PeerId, PublicKey, SignedTransaction, TxId,
     block::CanonicalKey,
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{freeze, unhex};
-use crate::samples::{SALT, State, World, intrinsic_gas, lthash, short_id};
+use crate::samples::{COMPACT_NONCE, SALT, State, World, compact_short_id, intrinsic_gas, lthash, short_id};
+use crate::sketch;
 
 /// One computed value.
 #[derive(Debug, Serialize, Deserialize)]
@@ -97,10 +99,48 @@ fn compute(derivation: &str, input: &BTreeMap<String, Value>) -> Value {
             let id = short_id(&array(&input["salt"]), &TxId(array(&input["id"])));
             hex::encode(id.0.to_be_bytes()).into()
         }
+        "sketch_keys" => {
+            let (id, check) = sketch::keys(&array(&input["connection_key"]), nonce(input));
+            json!({ "id_key": hex::encode(id), "check_key": hex::encode(check) })
+        }
+        "sketch_item" => {
+            let (id, check) =
+                sketch::item(&array(&input["connection_key"]), nonce(input), &TxId(array(&input["id"])));
+            json!({ "sketch_id": format!("{:016x}", id.0), "check": format!("{check:08x}") })
+        }
+        "sketch_indexes" => {
+            let id = u64::from_str_radix(input["sketch_id"].as_str().unwrap(), 16).unwrap();
+            json!(sketch::indexes(SketchId(id), input["below"].as_u64().unwrap() as u32))
+        }
+        "coded_symbols" => {
+            let set: Vec<TxId> = input["ids"].as_array().unwrap().iter().map(|id| TxId(array(id))).collect();
+            let (first, count) = (input["first"].as_u64().unwrap(), input["count"].as_u64().unwrap());
+            let symbols = sketch::symbols(
+                &array(&input["connection_key"]),
+                nonce(input),
+                &set,
+                first as u32,
+                count as u32,
+            );
+            let row = |symbol: &CodedSymbol| {
+                json!([format!("{:016x}", symbol.sum), format!("{:08x}", symbol.check), symbol.count])
+            };
+            symbols.iter().map(row).collect()
+        }
+        "compact_short_id" => {
+            let nonce = u64::from_be_bytes(array(&input["nonce"]));
+            let id = compact_short_id(&BlockId(array(&input["block"])), nonce, &TxId(array(&input["id"])));
+            hex::encode(id).into()
+        }
         "intrinsic_gas" => intrinsic_gas(&unhex(input["payload"].as_str().unwrap())).into(),
         "fee_class" => input["gas_price"].as_u64().unwrap().max(1).ilog2().into(),
         other => panic!("{other} is not computed"),
     }
+}
+
+/// A nonce stands as hex: as a number some readers would round it.
+fn nonce(input: &BTreeMap<String, Value>) -> u64 {
+    u64::from_str_radix(input["nonce"].as_str().unwrap(), 16).unwrap()
 }
 
 /// BLAKE3 of plain bytes.
@@ -124,6 +164,8 @@ fn derivations(world: &World) -> Vec<Derivation> {
         state.entries().iter().map(|(key, value)| [hex::encode(key), hex::encode(value)]).collect()
     };
 
+    let sketch_key = hex::encode(sketch::CONNECTION_KEY);
+    let thousand: Vec<String> = (0..1_000u32).map(|n| format!("{n:08x}").repeat(8)).collect();
     let mut all = vec![
         derive("public_key", "ed25519 public key of a 32-byte seed (RFC 8032)", json!({ "seed": seed })),
         derive(
@@ -179,6 +221,42 @@ fn derivations(world: &World) -> Vec<Derivation> {
             "short_id",
             "the same transaction for another peer",
             json!({ "salt": "ff".repeat(16), "id": ids[0] }),
+        ),
+        derive(
+            "sketch_keys",
+            "of a connection and a nonce",
+            json!({ "connection_key": sketch_key, "nonce": format!("{:016x}", sketch::NONCE) }),
+        ),
+        derive(
+            "sketch_item",
+            "of a transaction",
+            json!({ "connection_key": sketch_key, "nonce": format!("{:016x}", sketch::NONCE), "id": ids[0] }),
+        ),
+        derive("sketch_indexes", "of 1", json!({ "sketch_id": "0000000000000001", "below": 131_072 })),
+        derive("sketch_indexes", "of 0", json!({ "sketch_id": "0000000000000000", "below": 131_072 })),
+        derive("sketch_indexes", "of all ones", json!({ "sketch_id": "ffffffffffffffff", "below": 131_072 })),
+        derive(
+            "coded_symbols",
+            "of the three transactions of the block of height 1",
+            json!({
+                "connection_key": sketch_key, "nonce": format!("{:016x}", sketch::NONCE), "ids": ids, "first": 0, "count": 16,
+            }),
+        ),
+        derive(
+            "coded_symbols",
+            "of a thousand made-up ids, each its number in four bytes, eight times; around the last count",
+            json!({
+                "connection_key": sketch_key, "nonce": "0000000000000000", "ids": thousand, "first": 70, "count": 20,
+            }),
+        ),
+        derive(
+            "compact_short_id",
+            "of the first transaction in the compact block of height 1",
+            json!({
+                "block": hex::encode(world.block.header().id().0),
+                "nonce": hex::encode(COMPACT_NONCE.to_be_bytes()),
+                "id": ids[0],
+            }),
         ),
         derive("state_commitment", "of nothing", json!({ "entries": [] })),
         derive(

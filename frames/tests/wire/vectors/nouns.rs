@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use ghost_proto::{
-    Block, FinalityCertificate, Genesis, Header, PeerRecord, PublicKey, SignedTransaction, Vote,
-    keys::Domain, layout::Cursor, receipt::Receipt,
+    Action, Address, Block, EngineId, FinalityCertificate, Genesis, Header, KeyPair, LogEntry, Outcome,
+    PeerRecord, PublicKey, Receipt, SignedTransaction, Transaction, Vote, keys::Domain,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -64,18 +64,30 @@ impl NounVector {
 
 fn transaction(name: &str, tx: &SignedTransaction) -> NounVector {
     let body = tx.body();
-    let ghost_proto::Action::Transfer { to, value, payload } = &body.action;
-    let fields = json!({
+    let mut fields = json!({
         "chain_id": body.chain_id,
         "sender_key": body.sender_key.to_string(),
         "sender": tx.sender().to_string(),
         "nonce": body.nonce,
         "gas_limit": body.gas_limit,
         "gas_price": body.gas_price,
-        "to": to.to_string(),
-        "value": value.to_string(),
-        "payload": hex::encode(payload),
+        "value": body.action.value().to_string(),
     });
+    match &body.action {
+        Action::Transfer { to, payload, .. } => {
+            fields["to"] = json!(to.to_string());
+            fields["payload"] = json!(hex::encode(payload));
+        }
+        Action::Deploy { engine, code, input, .. } => {
+            fields["engine"] = json!(engine.0);
+            fields["code"] = json!(hex::encode(code));
+            fields["input"] = json!(hex::encode(input));
+        }
+        Action::Call { to, input, .. } => {
+            fields["to"] = json!(to.to_string());
+            fields["input"] = json!(hex::encode(input));
+        }
+    }
     let unsigned = &tx.bytes()[..tx.bytes().len() - 64];
     NounVector::new("transaction", name, tx.bytes(), fields).id(tx.id()).signed(
         body.sender_key,
@@ -105,7 +117,32 @@ fn header(name: &str, world: &World, header: &Header) -> NounVector {
     )
 }
 
+fn with_action(key: &KeyPair, action: Action) -> SignedTransaction {
+    let body = Transaction { action, gas_limit: 200_000, ..transfer(key, 2, 3, b"").body().clone() };
+    body.sign(key).unwrap().into_signed()
+}
+
 fn nouns(world: &World) -> Vec<NounVector> {
+    let deployment = Action::Deploy {
+        engine: EngineId::EVM,
+        value: 5,
+        code: Bytes::from_static(&[0x60, 0x00, 0x60, 0x00, 0xf3]),
+        input: Bytes::from_static(b"args"),
+    };
+    let call = Action::Call { to: Address([0xcc; 20]), value: 7, input: Bytes::from_static(b"\x01\0") };
+    let logged = Receipt {
+        created: Some(Address([0xcc; 20])),
+        output: Bytes::from_static(b"output"),
+        logs: vec![
+            LogEntry { address: Address([0xcc; 20]), topics: Vec::new(), data: Bytes::new() },
+            LogEntry {
+                address: Address([0xcd; 20]),
+                topics: vec![[1; 32], [2; 32]],
+                data: Bytes::from_static(b"data"),
+            },
+        ],
+        ..Receipt::plain(Outcome::Done, 60_000)
+    };
     let genesis_id = world.genesis.id();
     let link = world.link();
     let link_fields = |more: Value| {
@@ -159,6 +196,8 @@ fn nouns(world: &World) -> Vec<NounVector> {
         genesis,
         transaction("the smallest", &transfer(&world.senders[0], 0, 1, b"")),
         transaction("with a payload", &transfer(&world.senders[0], 1, 9, b"hello\0")),
+        transaction("a deployment", &with_action(&world.senders[0], deployment)),
+        transaction("a call", &with_action(&world.senders[0], call)),
         transaction("with a payload length of two bytes", &transfer(&world.senders[1], 9, 1 << 40, &long)),
         header("of three transactions", world, world.block.header()),
         header("of an empty block", world, world.next.header()),
@@ -173,6 +212,22 @@ fn nouns(world: &World) -> Vec<NounVector> {
             "done",
             &world.receipts[0].encode(),
             json!({ "outcome": world.receipts[0].outcome.name(), "gas_used": world.receipts[0].gas_used }),
+        ),
+        NounVector::new(
+            "receipt",
+            "of a deployment that logged",
+            &logged.encode(),
+            json!({
+                "outcome": logged.outcome.name(),
+                "gas_used": logged.gas_used,
+                "created": logged.created.unwrap().to_string(),
+                "output": hex::encode(&logged.output),
+                "logs": logged.logs.iter().map(|log| json!({
+                    "address": log.address.to_string(),
+                    "topics": log.topics.iter().map(hex::encode).collect::<Vec<_>>(),
+                    "data": hex::encode(&log.data),
+                })).collect::<Vec<_>>(),
+            }),
         ),
         NounVector::new("vote", "of authority 3", &vote.encode(), link_fields(json!({ "authority": 3 })))
             .signed(world.authorities[3].public(), Domain::Vote, &[&genesis_id.0, &vote.encode()[..82]]),
@@ -240,10 +295,9 @@ fn nouns_replay() {
                 block.encode()
             }
             "receipt" => {
-                let mut cursor = Cursor::new(bytes);
-                let receipt = Receipt::read(&mut cursor).unwrap();
-                cursor.finish().unwrap();
-                receipt.encode().to_vec()
+                let receipt = Receipt::parse(bytes).unwrap();
+                assert_eq!(receipt.outcome.name(), vector.fields["outcome"], "{name}");
+                receipt.encode()
             }
             "vote" => {
                 let vote = Vote::parse(bytes).unwrap();

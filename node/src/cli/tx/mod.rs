@@ -6,7 +6,7 @@ pub mod send;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Subcommand};
-use ghost_proto::{Action, Receipt, SignedTransaction, TxId, layout::Cursor, limits::RPC_ROWS_MAX, message};
+use ghost_proto::{Action, Receipt, SignedTransaction, TxId, limits::RPC_ROWS_MAX, message};
 use serde_json::{Value, json};
 
 use super::{
@@ -82,7 +82,7 @@ impl Shown {
         }
         let receipt = match answer.included {
             true => Some(
-                Receipt::read(&mut Cursor::new(answer.receipt.clone()))
+                Receipt::parse(answer.receipt.clone())
                     .map_err(|error| bad(&format!("has no receipt: {error}")))?,
             ),
             false => None,
@@ -100,52 +100,92 @@ impl Shown {
 
     fn to_json(&self) -> Value {
         let body = self.tx.body();
-        let Action::Transfer { to, value, payload } = &body.action;
         let included = self.answer.included;
-        json!({
+        let mut shown = json!({
             "id": self.tx.id().to_string(),
             "status": self.state(),
             "block": block_ref_json(self.answer.block.as_ref().filter(|_| included)),
             "index": included.then_some(self.answer.index),
-            "receipt": self.receipt.as_ref().map(|receipt| json!({
-                "outcome": receipt.outcome.name(), "gas_used": receipt.gas_used,
-            })),
+            "receipt": self.receipt.as_ref().map(receipt_json),
             "sender": self.tx.sender().to_string(),
             "nonce": body.nonce,
             "gas_limit": body.gas_limit,
             "gas_price": body.gas_price,
-            "to": to.to_string(),
-            "value": value.to_string(),
-            "payload_bytes": payload.len(),
-            "payload": hex::encode(payload),
-        })
+            "value": body.action.value().to_string(),
+        });
+        match &body.action {
+            Action::Transfer { to, payload, .. } => {
+                shown["to"] = json!(to.to_string());
+                shown["payload_bytes"] = json!(payload.len());
+                shown["payload"] = json!(hex::encode(payload));
+            }
+            Action::Call { to, input, .. } => {
+                shown["to"] = json!(to.to_string());
+                shown["input"] = json!(hex::encode(input));
+            }
+            Action::Deploy { engine, code, input, .. } => {
+                shown["engine"] = json!(engine.to_string());
+                shown["code"] = json!(hex::encode(code));
+                shown["input"] = json!(hex::encode(input));
+            }
+        }
+        shown
     }
 
     fn to_text(&self) -> String {
         let body = self.tx.body();
-        let Action::Transfer { to, value, payload } = &body.action;
+        let value = body.action.value();
+        let (what, name, carried) = match &body.action {
+            Action::Transfer { to, payload, .. } => (to.to_string(), "payload", payload.len()),
+            Action::Call { to, input, .. } => (format!("{to} (call)"), "input", input.len()),
+            Action::Deploy { engine, code, input, .. } => {
+                (format!("a new contract ({engine})"), "code", code.len() + input.len())
+            }
+        };
         let place = match &self.receipt {
             Some(receipt) => format!(
-                "block       {} (transaction {})\noutcome     {}, {} gas used\n",
+                "block       {} (transaction {})\noutcome     {}, {} gas used\n{}",
                 block_ref_text(self.answer.block.as_ref()),
                 self.answer.index,
                 receipt.outcome.name(),
-                receipt.gas_used
+                receipt.gas_used,
+                receipt.created.map(|address| format!("contract    {address}\n")).unwrap_or_default()
             ),
             None => String::new(),
         };
         format!(
-            "id          {}\nstatus      {}\n{place}sender      {} (nonce {})\nto          {to}\nvalue       {value}\n\
-             gas         at most {} at {}\npayload     {}",
+            "id          {}\nstatus      {}\n{place}sender      {} (nonce {})\nto          {what}\nvalue       {value}\n\
+             gas         at most {} at {}\n{name:<12}{}",
             self.tx.id(),
             self.state(),
             self.tx.sender(),
             body.nonce,
             body.gas_limit,
             body.gas_price,
-            bytes_for_people(payload.len() as u64),
+            bytes_for_people(carried as u64),
         )
     }
+}
+
+fn receipt_json(receipt: &Receipt) -> Value {
+    let logs: Vec<Value> = receipt
+        .logs
+        .iter()
+        .map(|log| {
+            json!({
+                "address": log.address.to_string(),
+                "topics": log.topics.iter().map(hex::encode).collect::<Vec<_>>(),
+                "data": hex::encode(&log.data),
+            })
+        })
+        .collect();
+    json!({
+        "outcome": receipt.outcome.name(),
+        "gas_used": receipt.gas_used,
+        "created": receipt.created.map(|address| address.to_string()),
+        "output": hex::encode(&receipt.output),
+        "logs": logs,
+    })
 }
 
 async fn get(globals: &Globals, args: &GetArgs, out: &Out) -> Result<ExitCode, Failure> {

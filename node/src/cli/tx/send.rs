@@ -3,8 +3,10 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use bytes::Bytes;
-use clap::Args;
-use ghost_proto::{Action, Address, KeyPair, Transaction, TxId, VerifiedTransaction, limits::TX_BYTES_MAX};
+use clap::{Args, ValueEnum};
+use ghost_proto::{
+    Action, Address, KeyPair, Transaction, TxId, VerifiedTransaction, limits::TX_BYTES_MAX, message,
+};
 use ghost_protocol::client::Client;
 use serde_json::json;
 
@@ -59,12 +61,34 @@ pub struct SendArgs {
     /// The sender's nonce [default: the next one, those that wait counted]
     #[arg(long, value_name = "N")]
     nonce: Option<u64>,
+    /// How it spreads: fast to all at once; stem from node to node first, so that nobody sees where it came from,
+    /// some seconds later and meanwhile not counted in the account's next nonce
+    #[arg(long, value_enum, default_value = "fast", conflicts_with = "payloads")]
+    pub(super) privacy: Privacy,
     /// Wait until it stands in a block
     #[arg(long)]
     pub(super) wait: bool,
     /// How long to wait for that
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     pub(super) wait_timeout: Duration,
+}
+
+/// How a transaction spreads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Privacy {
+    /// To all at once.
+    Fast,
+    /// From node to node first.
+    Stem,
+}
+
+impl From<Privacy> for message::Privacy {
+    fn from(privacy: Privacy) -> Self {
+        match privacy {
+            Privacy::Fast => Self::Fast,
+            Privacy::Stem => Self::Stem,
+        }
+    }
 }
 
 impl SendArgs {
@@ -158,7 +182,7 @@ pub(super) async fn run(globals: &Globals, args: &SendArgs, out: &Out) -> Result
     let to = args.to.ok_or_else(|| Failure::usage("--to ADDRESS is needed"))?;
     let nonce = sender.nonce;
     let tx = sender.transfer(to, args.value, payload)?;
-    let results = connected.client.submit(vec![tx.bytes().clone()]).await?;
+    let results = connected.client.submit_with(vec![tx.bytes().clone()], args.privacy.into()).await?;
     let result =
         results.first().ok_or_else(|| Failure::new("the node answered nothing").hint("ask another node"))?;
     if !result.accepted {

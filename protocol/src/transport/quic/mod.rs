@@ -81,6 +81,17 @@ pub enum DialError {
     },
 }
 
+/// What becomes of a connection attempt.
+#[derive(Debug)]
+pub enum Verdict<E> {
+    /// It may go on; what is in here goes with it.
+    Accept(E),
+    /// It is sent back for a token that proves its address.
+    Validate,
+    /// It is refused.
+    Refuse,
+}
+
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
@@ -330,26 +341,38 @@ impl Endpoint {
 
     /// The next connection attempt that may go on with its handshake, or `None` once the endpoint is
     /// closed. Attempts beyond the half-open bounds are challenged or refused here, before they cost
-    /// anything; `admit` decides about the rest by address.
-    pub async fn accept(&self, admit: impl Fn(SocketAddr) -> bool) -> Option<Incoming> {
+    /// anything; `admit` decides about the rest by address, and whether the address was proven.
+    pub async fn accept<E>(&self, admit: impl Fn(SocketAddr, bool) -> Verdict<E>) -> Option<(Incoming, E)> {
         loop {
             let incoming = self.inner.accept().await?;
+            let (address, validated) = (incoming.remote_address(), incoming.remote_address_validated());
             let half_open = self.half_open.load(Ordering::Relaxed);
-            if half_open >= HALF_OPEN_MAX || !admit(incoming.remote_address()) {
-                self.tally.count(Event::RefusedBeforeHandshake);
-                incoming.refuse();
-                continue;
-            }
-            if half_open >= HALF_OPEN_UNVALIDATED_MAX && !incoming.remote_address_validated() {
-                self.tally.count(Event::AddressChallenged);
-                // Fails only for an address that is validated, which was just ruled out.
-                let _ = incoming.retry();
-                continue;
-            }
+            let verdict = if half_open >= HALF_OPEN_MAX {
+                Verdict::Refuse
+            } else if half_open >= HALF_OPEN_UNVALIDATED_MAX && !validated {
+                Verdict::Validate
+            } else {
+                admit(address, validated)
+            };
+            let entry = match verdict {
+                Verdict::Accept(entry) => entry,
+                Verdict::Validate if !validated => {
+                    self.tally.count(Event::AddressChallenged);
+                    // Fails only for an address that is validated, which was just ruled out.
+                    let _ = incoming.retry();
+                    continue;
+                }
+                Verdict::Validate | Verdict::Refuse => {
+                    self.tally.count(Event::RefusedBeforeHandshake);
+                    incoming.refuse();
+                    continue;
+                }
+            };
             match incoming.accept() {
                 Ok(connecting) => {
                     self.half_open.fetch_add(1, Ordering::Relaxed);
-                    return Some(Incoming { connecting, guard: HalfOpen(self.half_open.clone()) });
+                    let guard = HalfOpen(self.half_open.clone());
+                    return Some((Incoming { connecting, guard }, entry));
                 }
                 Err(error) => tracing::debug!(%error, "connection attempt failed at once"),
             }
@@ -484,6 +507,14 @@ impl Link {
     /// Smoothed round-trip time.
     pub fn rtt(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    /// A key that both sides of this connection know and nobody else: exported from TLS (RFC 8446 §7.5) under
+    /// the label `EXPORTER-ghost-short-id`. `None` only if the handshake is not complete.
+    pub fn short_id_key(&self) -> Option<[u8; 16]> {
+        let mut key = [0; 16];
+        self.connection.export_keying_material(&mut key, b"EXPORTER-ghost-short-id", &[]).ok()?;
+        Some(key)
     }
 
     /// UDP bytes received and sent.

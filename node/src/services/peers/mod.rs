@@ -3,25 +3,23 @@
 //! The cores say whom to dial, drop, ask and remember; this task dials, drops, asks and writes down.
 //! The gate of the overlay asks them, through a lock, who may come in.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+mod book;
+mod challenge;
+mod dial;
+mod operator;
+mod setup;
 
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
 use ghost_discovery::{
-    address::{self, Endpoint, Host},
-    clock::Now,
-    conduct::{self, Note, What as StoryWhat},
-    dial::{Attempt, DialFailure, DialId, Link, StaticPeer},
+    address::Endpoint,
+    conduct::{self, Note},
+    dial::{Attempt, DialFailure, DialId, Kind, Link},
     exchange::Answer,
     netgroup::Source,
-    overlay::{Effect, Input, Overlay as Discovery, OverlayConfig as DiscoveryConfig},
-    store::{Batch, PeerStore},
+    overlay::{Effect, Input},
+    store::{Batch, PeerStore, StoreError},
 };
 use ghost_frames::{
     Code, Frame, Payload, StreamType,
@@ -30,23 +28,36 @@ use ghost_frames::{
 use ghost_proto::{Multiaddr, PeerId, message};
 use ghost_protocol::{
     Overlay, Session,
-    address::of_socket,
-    handshake::{HelloError, PeerHello, Role},
+    handshake::Role,
     inbox::Asked,
-    overlay::{ConnectError, Gate, OverlayEvent},
+    overlay::OverlayEvent,
     session::Direction,
-    transport::quic::{Closed, DialError},
+    transport::quic::{Closed, ClosedBy},
 };
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
 use super::{chain::ToChain, conduct::Offence, transactions::ToTransactions};
-use crate::{clock::Clock, config, metrics::Metrics};
+use crate::{
+    chain::HeadView,
+    metrics::{self, Metrics},
+};
+
+pub(crate) use book::PeerBook;
+pub(crate) use setup::discovery_config;
+
+use setup::{endpoint_of, static_peer};
 
 /// Reports of dials, answers and the store that may wait.
 const REPORTS_MAX: usize = 256;
+
+/// How often round trips are told to the cores, and figures to the metrics.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Time to write down what is not on disk, when the node stops.
+const WRITE_DOWN: Duration = Duration::from_secs(5);
 
 /// Time a peer has to say whom it knows.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,136 +71,17 @@ pub(crate) enum ToPeers {
     TipStale,
     /// The head moved.
     TipFresh,
+    /// A peer was first to bring a transaction that was taken.
+    BroughtTx { peer: PeerId },
+    /// A peer was first to bring a block that was valid.
+    BroughtBlock { peer: PeerId },
+    /// The node stops: write down what is not on disk yet, and say when it is.
+    Stop { done: oneshot::Sender<()> },
     /// The operator commands.
     Command {
         what: message::peer_command::What,
         reply: oneshot::Sender<Result<message::PeerCommandAnswer, String>>,
     },
-}
-
-/// What other tasks may ask about peers, and the gate.
-#[derive(Clone)]
-pub(crate) struct PeerBook {
-    discovery: Arc<Mutex<Discovery>>,
-    clock: Clock,
-    inbound_nodes: Arc<AtomicUsize>,
-    clients: Arc<AtomicUsize>,
-}
-
-impl PeerBook {
-    pub(crate) fn new(discovery: Discovery, clock: Clock) -> Self {
-        Self {
-            discovery: Arc::new(Mutex::new(discovery)),
-            clock,
-            inbound_nodes: Arc::default(),
-            clients: Arc::default(),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Discovery> {
-        self.discovery.lock().expect("no code panics while it holds the peer book")
-    }
-
-    fn now(&self) -> Now {
-        Now { at: Instant::now().into_std(), unix_ms: self.clock.unix_ms() }
-    }
-
-    /// A peer's score: 0 is clean, at 100 it is banned.
-    pub(crate) fn conduct(&self, peer: &PeerId) -> i32 {
-        self.lock().ledger().score(peer, self.clock.unix_ms()).round() as i32
-    }
-
-    /// Whom the node bans now, and why.
-    pub(crate) fn bans(&self) -> Vec<(PeerId, String)> {
-        let bans = self.lock().ledger().bans(self.clock.unix_ms());
-        bans.into_iter().map(|(peer, ban)| (peer, ban.reason)).collect()
-    }
-
-    /// Admits by ban and by number: `inbound_max` nodes, `clients_max` programs; an operator always.
-    pub(crate) fn gate(&self, inbound_max: usize, clients_max: usize, operators: Arc<Vec<PeerId>>) -> Gate {
-        let book = self.clone();
-        let peer = move |peer: &PeerId, hello: &PeerHello, direction: Direction| {
-            if operators.contains(peer) {
-                return Ok(());
-            }
-            if book.lock().ledger().banned(peer, book.clock.unix_ms()).is_some() {
-                return Err(Code::Refused);
-            }
-            let (count, max) = match hello.role {
-                Role::Client => (&book.clients, clients_max),
-                Role::Node => (&book.inbound_nodes, inbound_max),
-            };
-            let full = direction == Direction::Inbound && count.load(Ordering::Relaxed) >= max;
-            if full { Err(Code::Full) } else { Ok(()) }
-        };
-        Gate { peer: Arc::new(peer), ..Gate::default() }
-    }
-
-    /// The counter that a session of this kind is counted by, if any.
-    fn counter(&self, session: &Session) -> Option<&AtomicUsize> {
-        match (session.role(), session.direction()) {
-            (Role::Client, _) => Some(&self.clients),
-            (Role::Node, Direction::Inbound) => Some(&self.inbound_nodes),
-            (Role::Node, Direction::Outbound) => None,
-        }
-    }
-}
-
-/// The discovery cores' settings for a node's.
-pub(crate) fn discovery_config(
-    own: PeerId,
-    network: &config::Network,
-    listen: &[SocketAddr],
-) -> DiscoveryConfig {
-    let local = |ip: IpAddr| match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local(),
-    };
-    let outbound = network.outbound_max as usize;
-    let mut config = if listen.iter().any(|address| local(address.ip())) {
-        DiscoveryConfig::private(own, outbound)
-    } else {
-        DiscoveryConfig::new(own)
-    };
-    config.dial.full_relay = outbound.min(128);
-    // Every session relays transactions.
-    config.dial.block_only = 0;
-    if !network.discovery {
-        config.dial.full_relay = 0;
-        config.dial.feeler_every = Duration::ZERO;
-    }
-    for address in &network.peers {
-        match static_peer(address) {
-            Ok(peer) => config.static_peers.push(peer),
-            Err(error) => tracing::warn!(%address, error, "configured peer cannot be dialled"),
-        }
-    }
-    config
-}
-
-fn static_peer(address: &Multiaddr) -> Result<StaticPeer, String> {
-    match address::parse(address) {
-        Ok((endpoint, peer @ Some(_))) => Ok(StaticPeer { endpoint, peer }),
-        Ok((_, None)) => Err(format!("{address} does not say whom to expect: append /p2p/PEERID")),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// The endpoint of a socket address; `None` for a wildcard, which is nobody's address.
-fn endpoint_of(address: SocketAddr) -> Option<Endpoint> {
-    address::parse(&of_socket(address)).ok().map(|(endpoint, _)| endpoint)
-}
-
-async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
-    match endpoint.host() {
-        Host::Ip4(ip) => Ok(vec![(*ip, endpoint.port()).into()]),
-        Host::Ip6(ip) => Ok(vec![(*ip, endpoint.port()).into()]),
-        Host::Name(name) => tokio::net::lookup_host((&**name, endpoint.port()))
-            .await
-            .map(Iterator::collect)
-            .map_err(|error| error.to_string()),
-        Host::Onion(_) => Err("this node does not speak Tor".into()),
-    }
 }
 
 /// What the peer task needs.
@@ -198,6 +90,8 @@ pub(crate) struct PeerService {
     pub(crate) book: PeerBook,
     pub(crate) store: Option<Box<dyn PeerStore>>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) views: Arc<ArcSwap<HeadView>>,
+    pub(crate) seeds: Vec<Multiaddr>,
     pub(crate) events: mpsc::Receiver<OverlayEvent>,
     pub(crate) commands: mpsc::Receiver<ToPeers>,
     pub(crate) asked: mpsc::Receiver<Asked>,
@@ -211,8 +105,29 @@ enum Report {
     AddressFailed { dial: DialId, peer: PeerId, endpoint: Endpoint, why: DialFailure },
     /// A peer said whom it knows, or did not.
     Peers { peer: PeerId, records: Option<Vec<bytes::Bytes>> },
+    /// A peer was asked for its head: did it show one as good as ours in time?
+    Challenged { peer: PeerId, passed: bool },
     /// The store took a batch, or gives it back.
     Persisted(Box<dyn PeerStore>, Result<(), Batch>),
+}
+
+/// What a session is counted as in the figures.
+type Labels = (metrics::Direction, metrics::Network, metrics::PeerRole);
+
+fn labels_of(session: &Session) -> Labels {
+    let direction = match session.direction() {
+        Direction::Inbound => metrics::Direction::Inbound,
+        Direction::Outbound => metrics::Direction::Outbound,
+    };
+    let network = match session.remote_address().ip().to_canonical().is_ipv4() {
+        true => metrics::Network::Ip4,
+        false => metrics::Network::Ip6,
+    };
+    let role = match session.role() {
+        Role::Node => metrics::PeerRole::Node,
+        Role::Client => metrics::PeerRole::Client,
+    };
+    (direction, network, role)
 }
 
 struct Running {
@@ -220,14 +135,24 @@ struct Running {
     reports: mpsc::Receiver<Report>,
     report: mpsc::Sender<Report>,
     dials: BTreeMap<PeerId, (DialId, Vec<Attempt>)>,
-    up: BTreeSet<PeerId>,
+    /// Connected nodes, and what their sessions are counted as.
+    up: BTreeMap<PeerId, Labels>,
+    /// A store was given at the start: it may be away with a batch.
+    has_store: bool,
 }
 
 impl PeerService {
     /// Runs until the node stops.
     pub(crate) async fn run(self) {
         let (report, reports) = mpsc::channel(REPORTS_MAX);
-        let running = Running { reports, report, dials: BTreeMap::new(), up: BTreeSet::new(), service: self };
+        let running = Running {
+            reports,
+            report,
+            dials: BTreeMap::new(),
+            up: BTreeMap::new(),
+            has_store: self.store.is_some(),
+            service: self,
+        };
         running.run().await;
     }
 }
@@ -238,11 +163,23 @@ impl Running {
             self.service.overlay.local_addresses().into_iter().filter_map(endpoint_of).collect();
         let effects = {
             let (mut discovery, now) = (self.service.book.lock(), self.service.book.now());
+            for address in &self.service.seeds {
+                match static_peer(address) {
+                    Ok(seed) => {
+                        if let Some(peer) = &seed.peer {
+                            discovery.add_seed(peer, seed.endpoint, now);
+                        }
+                    }
+                    Err(error) => tracing::warn!(%address, error, "configured seed cannot be dialled"),
+                }
+            }
             let mut effects = discovery.start(now);
             effects.extend(discovery.handle(Input::OwnPlaces(own), now));
             effects
         };
         self.perform(effects);
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = self.service.book.lock().next_deadline();
             let wake = deadline.map_or_else(|| Instant::now() + Duration::from_secs(3600), Instant::from_std);
@@ -252,9 +189,15 @@ impl Running {
                     None => return,
                 },
                 command = self.service.commands.recv() => match command {
+                    Some(ToPeers::Stop { done }) => {
+                        self.write_down().await;
+                        // Whoever asked may have lost patience.
+                        let _ = done.send(());
+                    }
                     Some(command) => self.command(command),
                     None => return,
                 },
+                _ = look.tick() => self.look(),
                 Some(asked) = self.service.asked.recv() => self.asked(asked),
                 Some(report) = self.reports.recv() => self.report(report),
                 () = sleep_until(wake) => {
@@ -279,7 +222,7 @@ impl Running {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Dial { dial, peer, addresses, .. } => self.dial(dial, peer, addresses),
+                Effect::Dial { dial, kind, peer, addresses } => self.dial(dial, kind, peer, addresses),
                 Effect::Drop { peer, code, why } => {
                     tracing::info!(%peer, why, "peer dropped");
                     if let Some(session) = self.service.overlay.session(&peer) {
@@ -287,15 +230,14 @@ impl Running {
                     }
                 }
                 Effect::AskForPeers { peer, limit } => self.ask(peer, limit),
-                // The sync core has asked every peer for its headers when it found the tip stale.
-                Effect::ChallengeTip { .. } => {}
+                Effect::ChallengeTip { peer } => self.challenge(peer),
                 Effect::Alarm(alarm) => tracing::warn!("{alarm}"),
                 Effect::Persist(batch) => self.persist(batch),
             }
         }
     }
 
-    fn dial(&mut self, dial: DialId, peer: Option<PeerId>, addresses: Vec<Attempt>) {
+    fn dial(&mut self, dial: DialId, kind: Kind, peer: Option<PeerId>, addresses: Vec<Attempt>) {
         // Static peers are only taken with a PeerId, and the book knows nobody without one.
         let Some(peer) = peer else { return };
         self.service.metrics.dials.inc();
@@ -305,7 +247,7 @@ impl Running {
             let begun = Instant::now();
             for attempt in addresses {
                 sleep_until(begun + attempt.after).await;
-                let Err(why) = dial_one(&overlay, peer, &attempt.endpoint).await else { return };
+                let Err(why) = dial::dial_one(&overlay, kind, peer, &attempt.endpoint).await else { return };
                 tracing::debug!(%peer, endpoint = ?attempt.endpoint, %why, "dial failed");
                 let failed = Report::AddressFailed { dial, peer, endpoint: attempt.endpoint, why };
                 if report.send(failed).await.is_err() {
@@ -322,6 +264,12 @@ impl Running {
                 self.input(Input::AddressFailed { dial, peer: Some(peer), endpoint, why });
             }
             Report::Peers { peer, records } => self.input(Input::Peers { peer, records }),
+            Report::Challenged { peer, passed } => {
+                tracing::debug!(%peer, passed, "asked for its head");
+                if !passed {
+                    self.input(Input::ChallengeFailed { peer });
+                }
+            }
             Report::Persisted(store, result) => {
                 self.service.store = Some(store);
                 self.input(Input::Persisted(result));
@@ -345,13 +293,13 @@ impl Running {
 
     async fn session_up(&mut self, session: Session) {
         let peer = session.peer();
-        if let Some(counter) = self.service.book.counter(&session) {
-            counter.fetch_add(1, Ordering::Relaxed);
-        }
+        let labels = labels_of(&session);
+        self.service.metrics.session_began(labels.0, labels.1, labels.2);
         if session.role() == Role::Client {
             return tracing::debug!(%peer, "client connected");
         }
-        if !self.up.insert(peer) {
+        if let Some(old) = self.up.insert(peer, labels) {
+            self.service.metrics.session_ended(old.0, old.1, old.2);
             // A new session in place of an old one: what was under way on that is lost.
             self.tell_down(peer).await;
             let detail = "another connection is kept".to_owned();
@@ -376,22 +324,29 @@ impl Running {
         self.input(Input::Ping { peer, round_trip: session.rtt() });
         // Both tasks end only with the node.
         let _ = self.service.chain.send(ToChain::PeerUp(session.clone())).await;
-        let _ = self.service.transactions.send(ToTransactions::PeerUp(session)).await;
+        let blocks_only = self.service.book.lock().dialler().kind(&peer) == Some(Kind::BlockOnly)
+            || !session.hello().serves.contains(StreamType::TxPush);
+        if !blocks_only {
+            let _ = self.service.transactions.send(ToTransactions::PeerUp(session)).await;
+        }
     }
 
     async fn session_down(&mut self, session: &Session, closed: &Closed) {
-        if let Some(counter) = self.service.book.counter(session) {
-            counter.fetch_sub(1, Ordering::Relaxed);
-        }
         let peer = session.peer();
+        let labels = match session.role() {
+            Role::Client => None,
+            // It may have moved since: it ends as what it began as.
+            Role::Node => self.up.remove(&peer),
+        };
+        let labels = labels.unwrap_or_else(|| labels_of(session));
+        self.service.metrics.session_ended(labels.0, labels.1, labels.2);
         if session.role() == Role::Client {
             return;
         }
         tracing::info!(%peer, %closed, "peer disconnected");
-        self.up.remove(&peer);
         self.tell_down(peer).await;
         // What this side closed for is an offence if the code says so.
-        if closed.by == ghost_protocol::transport::quic::ClosedBy::Us
+        if closed.by == ClosedBy::Us
             && let Some(offence) = closed.code.and_then(conduct::Offence::of_code)
         {
             let evidence = closed.to_string();
@@ -451,6 +406,44 @@ impl Running {
         });
     }
 
+    /// Writes all that is not on disk yet. Until then a batch may be under way, which is waited for.
+    async fn write_down(&mut self) {
+        let deadline = Instant::now() + WRITE_DOWN;
+        while self.has_store && self.service.store.is_none() {
+            let Ok(Some(report)) = timeout(deadline - Instant::now(), self.reports.recv()).await else {
+                return tracing::warn!("the peer store is still busy; its last changes are lost");
+            };
+            self.report(report);
+        }
+        let Some(mut store) = self.service.store.take() else { return };
+        self.has_store = false;
+        let book = self.service.book.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let mut writes = 0;
+            loop {
+                let Some(batch) = book.lock().flush() else { return Ok(writes) };
+                store.apply(&batch)?;
+                writes += batch.writes.len();
+            }
+        });
+        match timeout(WRITE_DOWN, written).await {
+            Ok(Ok(Ok::<_, StoreError>(writes))) => tracing::info!(writes, "peers written down"),
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "the last changes of the peer store are lost"),
+            Ok(Err(_)) | Err(_) => tracing::warn!("the last changes of the peer store are lost"),
+        }
+    }
+
+    /// Round trips for the cores, figures for the metrics.
+    fn look(&mut self) {
+        for session in self.service.overlay.sessions() {
+            self.input(Input::Ping { peer: session.peer(), round_trip: session.rtt() });
+        }
+        let (now, discovery) = (self.service.book.now(), self.service.book.lock());
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.service.metrics.known_peers.set(count(discovery.book().len()));
+        self.service.metrics.banned_peers.set(count(discovery.ledger().bans(now.unix_ms).len()));
+    }
+
     fn command(&mut self, command: ToPeers) {
         match command {
             ToPeers::Offence { peer, what } => {
@@ -458,6 +451,10 @@ impl Running {
                 let offence = what.kind();
                 self.input(Input::Offence { peer, offence, evidence: format!("{what:?}"), congested: false });
             }
+            ToPeers::BroughtTx { peer } => self.input(Input::BroughtTx { peer }),
+            ToPeers::BroughtBlock { peer } => self.input(Input::BroughtBlock { peer }),
+            // Taken before it comes here.
+            ToPeers::Stop { .. } => {}
             ToPeers::TipStale => self.input(Input::TipStale),
             ToPeers::TipFresh => self.input(Input::TipFresh),
             ToPeers::Command { what, reply } => {
@@ -465,120 +462,6 @@ impl Running {
                 let _ = reply.send(self.operator(what));
             }
         }
-    }
-
-    fn operator(&mut self, what: message::peer_command::What) -> Result<message::PeerCommandAnswer, String> {
-        use message::peer_command::What;
-        let peer = |bytes: &[u8]| PeerId::from_bytes(bytes).map_err(|_| "that is no PeerId".to_owned());
-        let mut story = Vec::new();
-        let message = match what {
-            What::Add(address) => {
-                let address: Multiaddr = address.parse().map_err(|error| format!("{address}: {error}"))?;
-                let added = static_peer(&address)?;
-                self.input(Input::AddStatic(added));
-                format!("{address} is dialled from now on, until the node stops")
-            }
-            What::Drop(id) => {
-                let id = peer(&id)?;
-                self.input(Input::OperatorDrop(id));
-                match self.service.overlay.session(&id) {
-                    Some(session) => {
-                        session.close(Code::Dropped, "dropped by the operator");
-                        format!("{id} is dropped; it may come back")
-                    }
-                    None => format!("{id} was not connected"),
-                }
-            }
-            What::Ban(ban) => {
-                let id = peer(&ban.peer)?;
-                let until = (ban.seconds > 0)
-                    .then(|| self.service.book.now().unix_ms + ban.seconds.saturating_mul(1000));
-                let reason = "banned by the operator".to_owned();
-                self.input(Input::OperatorBan { peer: id, until_unix_ms: until, reason });
-                if let Some(session) = self.service.overlay.session(&id) {
-                    session.close(Code::Refused, "banned by the operator");
-                }
-                match ban.seconds {
-                    0 => format!("{id} is banned until it is unbanned"),
-                    seconds => format!("{id} is banned for {seconds} s"),
-                }
-            }
-            What::Unban(id) => {
-                let id = peer(&id)?;
-                let banned = self
-                    .service
-                    .book
-                    .lock()
-                    .ledger()
-                    .banned(&id, self.service.book.clock.unix_ms())
-                    .is_some();
-                self.input(Input::OperatorUnban(id));
-                if banned { format!("{id} is no longer banned") } else { format!("{id} was not banned") }
-            }
-            What::Explain(id) => {
-                let id = peer(&id)?;
-                let explained = self.service.book.lock().explain(&id, self.service.book.now());
-                let mut text = match explained.connection {
-                    Some(kind) => format!("{id} is connected ({kind})"),
-                    None => format!("{id} is not connected"),
-                };
-                text += &format!("; conduct {:.0} of {}", explained.score, conduct::BAN_LINE);
-                if let Some(ban) = &explained.ban {
-                    text += &format!("; banned: {}", ban.reason);
-                }
-                for address in &explained.addresses {
-                    text +=
-                        &format!("\n  {} ({}, told by {})", address.address, address.table, address.source);
-                }
-                story = explained
-                    .story
-                    .map(|story| story.events)
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(story_row)
-                    .collect();
-                text
-            }
-        };
-        Ok(message::PeerCommandAnswer { message, story })
-    }
-}
-
-fn story_row(event: conduct::Event) -> message::PeerStory {
-    let name = match &event.what {
-        StoryWhat::Note(note) => format!("{note:?}"),
-        StoryWhat::Offence { offence, weight } => format!("offence {} (+{weight:.0})", offence.name()),
-        other => format!("{other:?}"),
-    };
-    let times = if event.times > 1 { format!(" (×{})", event.times) } else { String::new() };
-    message::PeerStory { time_unix_ms: event.at_unix_ms, event: name, detail: event.detail + &times }
-}
-
-async fn dial_one(overlay: &Overlay, peer: PeerId, endpoint: &Endpoint) -> Result<(), DialFailure> {
-    if overlay.session(&peer).is_some() {
-        return Err(DialFailure::Duplicate);
-    }
-    let sockets = resolve(endpoint).await.map_err(DialFailure::Unreachable)?;
-    let mut last = DialFailure::Unreachable("the name has no address".into());
-    for socket in sockets {
-        match overlay.dial(peer, socket).await {
-            Ok(session) if session.direction() == Direction::Outbound => return Ok(()),
-            Ok(_) => return Err(DialFailure::Duplicate),
-            Err(error) => last = failure_of(error),
-        }
-    }
-    Err(last)
-}
-
-fn failure_of(error: ConnectError) -> DialFailure {
-    match error {
-        ConnectError::Dial(DialError::IdentityMismatch { .. }) => DialFailure::IdentityMismatch,
-        ConnectError::Dial(DialError::Refused { code: Some(code), .. })
-        | ConnectError::Refused { code, .. } => DialFailure::of_code(code),
-        ConnectError::Dial(error) => DialFailure::Unreachable(error.to_string()),
-        ConnectError::Hello(HelloError::WrongGenesis(_)) => DialFailure::WrongGenesis,
-        ConnectError::Hello(HelloError::SelfDial) => DialFailure::SelfDial,
-        ConnectError::Hello(error) => DialFailure::of_code(error.code()),
     }
 }
 

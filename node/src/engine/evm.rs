@@ -1,0 +1,282 @@
+//! Ethereum contracts, by revm.
+//!
+//! The rules are those of the Osaka upgrade, without its cap on the gas of one transaction. What our
+//! chain says in place of Ethereum's:
+//!
+//! | opcode | here |
+//! |---|---|
+//! | COINBASE | account of the proposer |
+//! | TIMESTAMP | beginning of the slot, in whole seconds; several blocks may share one |
+//! | NUMBER, BLOCKHASH | height and block ids |
+//! | PREVRANDAO | id of the parent block: the proposer before could choose it, it is no randomness |
+//! | BASEFEE | least gas price of the genesis; nothing is burned, the proposer gets the whole fee |
+//! | BLOBHASH, BLOBBASEFEE | nothing, 1 |
+//!
+//! There are no blobs, access lists or set-code transactions, and no system contracts. Contract
+//! addresses and storage are Ethereum's.
+
+mod database;
+
+use bytes::Bytes;
+use ghost_proto::{
+    Action, Address, LogEntry, Outcome, Receipt, SignedTransaction,
+    limits::{RECEIPT_BYTES_MAX, RECEIPT_OUTPUT_BYTES_MAX},
+};
+use revm::{
+    Context, ExecuteEvm, InspectEvm, Inspector, MainBuilder, MainContext,
+    context::{
+        BlockEnv, CfgEnv, TxEnv,
+        result::{EVMError, ExecutionResult, HaltReason, ResultGas},
+    },
+    interpreter::{InstructionResult, Interpreter, InterpreterTypes},
+    primitives::{B256, TxKind, U256, hardfork::SpecId},
+    state::EvmState,
+};
+
+use self::database::{StateDatabase, from_evm, to_evm};
+use super::{
+    BlockContext, CallResult, Engine, ExecuteError, NotIncludable, SimulateError, Simulation, Stop,
+    intrinsic_gas,
+    rules::{self, Bought},
+};
+use crate::{chain::state::WorkingState, store::StoreError};
+
+/// Rules of the machine.
+const SPEC: SpecId = SpecId::OSAKA;
+
+/// Runs Ethereum contracts.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Evm;
+
+/// How a run of code ended.
+struct Ended {
+    outcome: Outcome,
+    gas: ResultGas,
+    output: Bytes,
+    logs: Vec<LogEntry>,
+    created: Option<Address>,
+}
+
+impl Ended {
+    fn of(result: ExecutionResult) -> Self {
+        match result {
+            ExecutionResult::Success { gas, logs, output, .. } => {
+                let created = output.address().map(from_evm);
+                let logs = logs.into_iter().map(|log| {
+                    let (topics, data) = log.data.split();
+                    LogEntry {
+                        address: from_evm(&log.address),
+                        topics: topics.into_iter().map(|topic| topic.0).collect(),
+                        data: data.0,
+                    }
+                });
+                // What a deployment returns is its code, which the state keeps.
+                let output = if created.is_some() { Bytes::new() } else { output.into_data().0 };
+                Self { outcome: Outcome::Done, gas, output, logs: logs.collect(), created }
+            }
+            ExecutionResult::Revert { gas, output, .. } => {
+                Self { outcome: Outcome::Reverted, gas, output: output.0, logs: Vec::new(), created: None }
+            }
+            ExecutionResult::Halt { gas, reason, .. } => {
+                let outcome = match reason {
+                    HaltReason::OutOfGas(_) => Outcome::OutOfGas,
+                    HaltReason::CreateContractSizeLimit
+                    | HaltReason::CreateContractStartingWithEF
+                    | HaltReason::CreateInitCodeSizeLimit => Outcome::CodeRefused,
+                    _ => Outcome::Fault,
+                };
+                Self { outcome, gas, output: Bytes::new(), logs: Vec::new(), created: None }
+            }
+        }
+    }
+}
+
+fn block_env(state: &WorkingState<'_>, context: &BlockContext) -> Result<BlockEnv, StoreError> {
+    let parent = match context.height.checked_sub(1) {
+        Some(height) => state.ancestor(height)?.map(|id| id.0).unwrap_or_default(),
+        None => [0; 32],
+    };
+    Ok(BlockEnv {
+        number: U256::from(context.height),
+        beneficiary: to_evm(&context.proposer),
+        timestamp: U256::from(context.time_unix_ms / 1_000),
+        gas_limit: u64::MAX,
+        basefee: context.gas_price_min,
+        difficulty: U256::ZERO,
+        prevrandao: Some(B256::from(parent)),
+        slot_num: context.slot,
+        ..Default::default()
+    })
+}
+
+fn configuration(context: &BlockContext) -> CfgEnv {
+    let mut configuration = CfgEnv::new_with_spec(SPEC).with_chain_id(context.chain_id);
+    configuration.tx_gas_limit_cap = Some(u64::MAX);
+    configuration
+}
+
+impl Engine for Evm {
+    fn gas_least(&self, tx: &SignedTransaction) -> u64 {
+        intrinsic_gas(tx.body())
+    }
+
+    fn execute(
+        &self,
+        tx: &SignedTransaction,
+        state: &mut WorkingState<'_>,
+        context: &BlockContext,
+    ) -> Result<Receipt, ExecuteError> {
+        let body = tx.body();
+        let (kind, value, input) = match &body.action {
+            Action::Transfer { .. } => return Err(NotIncludable::OtherEngine.into()),
+            Action::Deploy { value, code, input, .. } => {
+                let whole =
+                    if input.is_empty() { code.clone() } else { [code.as_ref(), input].concat().into() };
+                if whole.len() > INIT_CODE_BYTES_MAX {
+                    return rules::fail(tx, state, context, Outcome::CodeRefused);
+                }
+                (TxKind::Create, *value, whole)
+            }
+            Action::Call { to, value, input } => (TxKind::Call(to_evm(to)), *value, input.clone()),
+        };
+        let Bought { sender, gas: _ } = rules::buy_gas(tx, state, context)?;
+        let gas_cost = u128::from(body.gas_limit) * u128::from(body.gas_price);
+        if sender.balance - gas_cost < value {
+            return rules::fail(tx, state, context, Outcome::InsufficientBalance);
+        }
+        let env = TxEnv {
+            caller: to_evm(&tx.sender()),
+            gas_limit: body.gas_limit,
+            gas_price: body.gas_price.into(),
+            kind,
+            value: U256::from(value),
+            data: input.into(),
+            nonce: body.nonce,
+            chain_id: Some(body.chain_id),
+            ..Default::default()
+        };
+        let block = block_env(state, context)?;
+        let ran = Context::mainnet()
+            .with_db(StateDatabase(state))
+            .with_cfg(configuration(context))
+            .with_block(block)
+            .build_mainnet()
+            .transact(env);
+        let ran = match ran {
+            Ok(ran) => ran,
+            Err(EVMError::Database(error)) => return Err(error.into()),
+            // Everything it could refuse was checked before; if it finds more, no node includes it.
+            Err(_) => return Err(NotIncludable::Overflow.into()),
+        };
+        let ended = Ended::of(ran.result);
+        let gas_used = ended.gas.tx_gas_used();
+        let mut output = ended.output;
+        output.truncate(RECEIPT_OUTPUT_BYTES_MAX);
+        let receipt = Receipt {
+            outcome: ended.outcome,
+            gas_used,
+            created: ended.created,
+            // Detached: the whole may be large.
+            output: Bytes::copy_from_slice(&output),
+            logs: ended.logs,
+        };
+        if receipt.encoded_len() > RECEIPT_BYTES_MAX {
+            let mut sender = sender;
+            rules::charge(tx, &mut sender, state, context, gas_used)?;
+            return Ok(Receipt::plain(Outcome::LogsTooLarge, gas_used));
+        }
+        // The machine paid the proposer what is above the base fee, and would burn the rest.
+        let burned = u128::from(gas_used) * u128::from(context.gas_price_min);
+        database::apply(state, &ran.state, &context.proposer, burned)?;
+        Ok(receipt)
+    }
+}
+
+/// EIP-3860: twice the largest code.
+const INIT_CODE_BYTES_MAX: usize = 2 * 0x6000;
+
+/// Ends a run before its next instruction.
+struct Stopper<'a>(&'a Stop);
+
+impl<CTX, INTR: InterpreterTypes> Inspector<CTX, INTR> for Stopper<'_> {
+    fn step(&mut self, interpreter: &mut Interpreter<INTR>, _context: &mut CTX) {
+        if self.0.is_stopped() {
+            // A caller whose callee ends so goes on, and is ended at its own next instruction.
+            interpreter.halt(InstructionResult::OutOfGas);
+        }
+    }
+}
+
+/// Runs a call that changes nothing that is kept.
+pub(super) fn simulate(
+    call: &Simulation,
+    state: &mut WorkingState<'_>,
+    context: &BlockContext,
+    stop: &Stop,
+) -> Result<CallResult, SimulateError> {
+    let caller = state.account(&call.from)?;
+    if caller.balance < call.value {
+        return Ok(CallResult {
+            outcome: Outcome::InsufficientBalance,
+            gas_used: 0,
+            gas_refunded: 0,
+            output: Bytes::new(),
+            logs: Vec::new(),
+            created: None,
+        });
+    }
+    let needed = rules::contract_gas(&[&call.input], call.to.is_none());
+    if call.gas_limit < needed {
+        return Err(SimulateError::Refused(format!(
+            "the gas limit is {}, the call takes {needed} by its size alone",
+            call.gas_limit
+        )));
+    }
+    if call.to.is_none() && call.input.len() > INIT_CODE_BYTES_MAX {
+        return Err(SimulateError::Refused(format!(
+            "init code of {} bytes is too long; {INIT_CODE_BYTES_MAX} are allowed",
+            call.input.len()
+        )));
+    }
+    let env = TxEnv {
+        caller: to_evm(&call.from),
+        gas_limit: call.gas_limit,
+        gas_price: 0,
+        kind: call.to.as_ref().map_or(TxKind::Create, |to| TxKind::Call(to_evm(to))),
+        value: U256::from(call.value),
+        data: call.input.clone().into(),
+        nonce: caller.nonce,
+        chain_id: Some(context.chain_id),
+        ..Default::default()
+    };
+    let mut configuration = configuration(context);
+    configuration.disable_base_fee = true;
+    configuration.disable_eip3607 = true;
+    let block = block_env(state, context)?;
+    let ran = Context::mainnet()
+        .with_db(StateDatabase(state))
+        .with_cfg(configuration)
+        .with_block(block)
+        .build_mainnet_with_inspector(Stopper(stop))
+        .inspect_tx(env);
+    if stop.is_stopped() {
+        return Err(SimulateError::Stopped);
+    }
+    let ran = match ran {
+        Ok(ran) => ran,
+        Err(EVMError::Database(error)) => return Err(error.into()),
+        Err(error) => return Err(SimulateError::Refused(error.to_string())),
+    };
+    let ended = Ended::of(ran.result);
+    Ok(CallResult {
+        outcome: ended.outcome,
+        gas_used: ended.gas.tx_gas_used(),
+        gas_refunded: ended.gas.inner_refunded(),
+        output: ended.output,
+        logs: ended.logs,
+        created: ended.created,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,294 @@
+use std::sync::Arc;
+
+use ghost_proto::{EngineId, KeyPair, Transaction};
+use revm::{context_interface::cfg::gas::calculate_initial_tx_gas, primitives::keccak256};
+
+use super::*;
+use crate::{
+    chain::state::{Account, BlockState, NoAncestors, Snapshot},
+    engine::{Engines, Transfers},
+    store::{MemoryStore, Records},
+};
+
+const PROPOSER: Address = Address([0xee; 20]);
+const FUNDS: u128 = 1 << 60;
+
+/// Adds one to slot 0, logs the new count under the topic 0x77 and returns it.
+const COUNTER: &str = "60015f5401805f555f52607760205fa160205ff3";
+/// Reverts with the bytes 0xdead.
+const REVERTER: &str = "61dead5f526002601efd";
+/// Jumps back to its own beginning for ever.
+const LOOP: &str = "5b600056";
+
+fn code(hex: &str) -> Vec<u8> {
+    hex::decode(hex.replace(' ', "")).unwrap()
+}
+
+/// Init code that returns `code`.
+fn init(code: &[u8]) -> Bytes {
+    // PUSH2 len, DUP1, PUSH1 12, PUSH0, CODECOPY, PUSH0, RETURN, STOP, STOP
+    let [high, low] = (code.len() as u16).to_be_bytes();
+    [&[0x61, high, low, 0x80, 0x60, 12, 0x5f, 0x39, 0x5f, 0xf3, 0, 0], code].concat().into()
+}
+
+fn key() -> KeyPair {
+    KeyPair::from_seed(&[1; 32])
+}
+
+fn context() -> BlockContext {
+    BlockContext {
+        chain_id: 7,
+        height: 9,
+        slot: 12,
+        time_unix_ms: 5_999,
+        proposer: PROPOSER,
+        gas_price_min: 2,
+        gas_left: 30_000_000,
+    }
+}
+
+fn empty() -> BlockState {
+    BlockState {
+        snapshot: Snapshot::of_finalized(Records::new(Arc::new(MemoryStore::new()))),
+        lthash: Arc::default(),
+        changed: Arc::new([]),
+    }
+}
+
+fn funded(parent: &BlockState) -> WorkingState<'_> {
+    let mut state = WorkingState::new(parent, &NoAncestors);
+    state.set_account(&key().address(), &Account::plain(0, FUNDS)).unwrap();
+    state
+}
+
+fn send_with(state: &mut WorkingState<'_>, gas_limit: u64, action: Action) -> Result<Receipt, ExecuteError> {
+    let nonce = state.account(&key().address()).unwrap().nonce;
+    let tx = Transaction { chain_id: 7, sender_key: key().public(), nonce, gas_limit, gas_price: 3, action };
+    Engines.execute(&tx.sign(&key()).unwrap(), state, &context())
+}
+
+fn send(state: &mut WorkingState<'_>, action: Action) -> Receipt {
+    send_with(state, 5_000_000, action).unwrap()
+}
+
+fn deploy(code: &[u8]) -> Action {
+    Action::Deploy { engine: EngineId::EVM, value: 0, code: init(code), input: Bytes::new() }
+}
+
+fn deployed(state: &mut WorkingState<'_>, hex: &str) -> Address {
+    let receipt = send(state, deploy(&code(hex)));
+    assert_eq!(receipt.outcome, Outcome::Done);
+    receipt.created.unwrap()
+}
+
+fn call(to: Address, value: u128) -> Action {
+    Action::Call { to, value, input: Bytes::new() }
+}
+
+#[test]
+fn a_contract_is_deployed_called_and_remembered() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    let counter = deployed(&mut state, COUNTER);
+    // Ethereum's address: RLP of (20 bytes, nonce 0), hashed.
+    let rlp = [&[0xd6, 0x94], key().address().0.as_slice(), &[0x80]].concat();
+    assert_eq!(counter.0, keccak256(rlp)[12..]);
+    let account = state.account(&counter).unwrap();
+    assert_eq!((account.nonce, account.contract.unwrap().code_hash), (1, keccak256(code(COUNTER)).0));
+
+    for count in 1..=3u8 {
+        let receipt = send(&mut state, call(counter, 0));
+        let mut word = [0; 32];
+        word[31] = count;
+        assert_eq!((receipt.outcome, receipt.output.as_ref()), (Outcome::Done, word.as_slice()));
+        let mut topic = [0; 32];
+        topic[31] = 0x77;
+        let log = LogEntry { address: counter, topics: vec![topic], data: word.to_vec().into() };
+        assert_eq!(receipt.logs, [log]);
+        assert_eq!(state.storage(&counter, &[0; 32]).unwrap(), word);
+    }
+    // Code, storage, accounts: all is committed to and can be read after the block.
+    let after = state.finish();
+    assert_ne!(after.lthash.digest(), parent.lthash.digest());
+    let hash = after.snapshot.account(&counter).unwrap().contract.unwrap().code_hash;
+    assert_eq!(after.snapshot.code(&hash).unwrap().unwrap().as_ref(), code(COUNTER));
+    assert_eq!(after.snapshot.storage(&counter, &[0; 32]).unwrap()[31], 3);
+}
+
+#[test]
+fn every_unit_of_gas_goes_to_the_proposer_and_supply_is_kept() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    let receipts = [
+        send(&mut state, deploy(&code(COUNTER))),
+        send(&mut state, deploy(&code(REVERTER))),
+        send(&mut state, call(Address([5; 20]), 1_000)),
+    ];
+    let loops = deployed(&mut state, LOOP);
+    let used = receipts.iter().map(|receipt| u128::from(receipt.gas_used)).sum::<u128>();
+    let before = state.account(&PROPOSER).unwrap().balance;
+    assert!(before > 3 * used);
+    let receipt = send_with(&mut state, 100_000, call(loops, 0)).unwrap();
+    assert_eq!(receipt, Receipt::plain(Outcome::OutOfGas, 100_000));
+    let proposer = state.account(&PROPOSER).unwrap().balance;
+    assert_eq!(proposer - before, 300_000);
+    let sender = state.account(&key().address()).unwrap();
+    assert_eq!(sender.nonce, 5);
+    assert_eq!(sender.balance + proposer + 1_000, FUNDS);
+}
+
+#[test]
+fn a_revert_undoes_all_but_the_fee_and_says_why() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    let reverter = deployed(&mut state, REVERTER);
+    let receipt = send(&mut state, call(reverter, 500));
+    assert_eq!((receipt.outcome, receipt.output.as_ref()), (Outcome::Reverted, [0xde, 0xad].as_slice()));
+    assert!((21_000..22_000).contains(&receipt.gas_used), "{}", receipt.gas_used);
+    assert_eq!(state.account(&reverter).unwrap().balance, 0);
+}
+
+#[test]
+fn what_cannot_be_paid_or_run_costs_the_intrinsic_gas() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    let counter = deployed(&mut state, COUNTER);
+    assert_eq!(
+        send(&mut state, call(counter, u128::MAX >> 1)),
+        Receipt::plain(Outcome::InsufficientBalance, 21_000)
+    );
+    let transfer = Action::Transfer { to: counter, value: 5, payload: Bytes::new() };
+    assert_eq!(send(&mut state, transfer), Receipt::plain(Outcome::ToContract, 21_000));
+    let unknown = |engine| Action::Deploy { engine, value: 0, code: vec![1].into(), input: Bytes::new() };
+    assert_eq!(send(&mut state, unknown(EngineId(200))).outcome, Outcome::CodeRefused);
+    let long = |len| Action::Deploy {
+        engine: EngineId::EVM,
+        value: 0,
+        code: vec![0; len].into(),
+        input: Bytes::new(),
+    };
+    assert_eq!(send(&mut state, long(INIT_CODE_BYTES_MAX)).outcome, Outcome::Done);
+    assert_eq!(send(&mut state, long(INIT_CODE_BYTES_MAX + 1)).outcome, Outcome::CodeRefused);
+    assert_eq!(send(&mut state, deploy(&[0xef, 0])).outcome, Outcome::CodeRefused);
+    assert_eq!(state.account(&key().address()).unwrap().nonce, 7);
+}
+
+#[test]
+fn a_call_must_fit_into_the_block_with_its_whole_limit() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    assert_eq!(send_with(&mut state, 30_000_000, call(PROPOSER, 0)).unwrap().gas_used, 21_000);
+    let refused = send_with(&mut state, 30_000_001, call(PROPOSER, 0));
+    let reason = NotIncludable::BlockFull { needed: 30_000_001, left: 30_000_000 };
+    assert_eq!(refused, Err(reason.into()));
+}
+
+#[test]
+fn logs_beyond_the_receipt_undo_the_transaction() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    // LOG0 of as many zero bytes as the call carries value, after setting slot 0.
+    let logger = deployed(&mut state, "60015f55345fa000");
+    let fits = RECEIPT_BYTES_MAX - Receipt::plain(Outcome::Done, 0).encoded_len() - 25;
+    assert_eq!(send(&mut state, call(logger, fits as u128)).outcome, Outcome::Done);
+    let before = state.account(&logger).unwrap();
+    let receipt = send(&mut state, call(logger, fits as u128 + 1));
+    assert_eq!((receipt.outcome, receipt.logs.len()), (Outcome::LogsTooLarge, 0));
+    assert!(receipt.gas_used > 8 * fits as u64);
+    assert_eq!(state.account(&logger).unwrap(), before);
+}
+
+#[test]
+fn the_block_is_ours() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    for (opcode, word) in [
+        ("41", U256::from_be_slice(&PROPOSER.0)),
+        ("42", U256::from(5)),
+        ("43", U256::from(9)),
+        ("46", U256::from(7)),
+        ("48", U256::from(2)),
+        ("3a", U256::from(3)),
+    ] {
+        let contract = deployed(&mut state, &format!("{opcode}5f5260205ff3"));
+        let output = send(&mut state, call(contract, 0)).output;
+        assert_eq!(U256::from_be_slice(&output), word, "opcode {opcode}");
+    }
+}
+
+#[test]
+fn intrinsic_gas_is_the_machines() {
+    for len in [0usize, 1, 31, 32, 33, 1_000] {
+        for zeros in [0, len / 2, len] {
+            for creates in [false, true] {
+                let input = [vec![0; zeros], vec![1; len - zeros]].concat();
+                let theirs = calculate_initial_tx_gas(SPEC, &input, creates, 0, 0, 0, None);
+                let theirs = theirs.initial_total_gas().max(theirs.floor_gas());
+                assert_eq!(rules::contract_gas(&[&input], creates), theirs, "{len} {zeros} {creates}");
+            }
+        }
+    }
+}
+
+fn simulation(to: Address) -> Simulation {
+    Simulation { from: key().address(), to: Some(to), value: 0, input: Bytes::new(), gas_limit: 10_000_000 }
+}
+
+#[test]
+fn a_simulation_answers_as_a_transaction_would() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    let counter = deployed(&mut state, COUNTER);
+    let block = state.finish();
+    let mut thrown_away = WorkingState::new(&block, &NoAncestors);
+    let result = simulation(counter).run(&mut thrown_away, &context(), &Stop::default()).unwrap();
+    let mut real = WorkingState::new(&block, &NoAncestors);
+    let receipt = send(&mut real, call(counter, 0));
+    assert_eq!(
+        (result.outcome, result.gas_used, &result.output, &result.logs),
+        (receipt.outcome, receipt.gas_used, &receipt.output, &receipt.logs)
+    );
+}
+
+#[test]
+fn scenario_35_a_call_that_never_ends_stops_when_it_is_cancelled() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    let loops = deployed(&mut state, LOOP);
+    let endless = Simulation { gas_limit: u64::MAX / 2, ..simulation(loops) };
+    let stop = Stop::default();
+    let (started, running) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let other = stop.clone();
+        let state = &mut state;
+        let runner = scope.spawn(move || {
+            started.send(()).unwrap();
+            endless.run(state, &context(), &other)
+        });
+        running.recv().unwrap();
+        // With 2^63 gas the loop would run for centuries: that it ends is the cancellation's doing.
+        stop.stop();
+        assert_eq!(runner.join().unwrap(), Err(SimulateError::Stopped));
+    });
+}
+
+#[test]
+fn the_engines_leave_each_other_their_kinds() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    let tx = |action| {
+        let body = Transaction {
+            chain_id: 7,
+            sender_key: key().public(),
+            nonce: 0,
+            gas_limit: 100_000,
+            gas_price: 2,
+            action,
+        };
+        body.sign(&key()).unwrap()
+    };
+    let other = Err(ExecuteError::NotIncludable(NotIncludable::OtherEngine));
+    assert_eq!(Transfers.execute(&tx(call(PROPOSER, 0)), &mut state, &context()), other);
+    let transfer = Action::Transfer { to: PROPOSER, value: 0, payload: Bytes::new() };
+    assert_eq!(Evm.execute(&tx(transfer), &mut state, &context()), other);
+}
