@@ -6,13 +6,17 @@
 //! - [`report`]: what happened, counted by reading it from every node.
 //! - [`drill`]: `testnet restart-drill`. [`payloads`]: `testnet payloads`.
 //! - [`sim`]: a network in memory and virtual time, for real sessions and nodes.
+//! - [`scenario`]: what a network meets and what must hold, in files: `testnet sim`.
+//! - [`adversary`]: peers that speak the protocol and mean harm.
 //! - [`mod@bench`]: the overlay beside bare QUIC, in one run.
 
+pub mod adversary;
 pub mod bench;
 pub mod drill;
 pub mod genesis;
 pub mod payloads;
 pub mod report;
+pub mod scenario;
 pub mod sim;
 pub mod stop;
 pub mod traffic;

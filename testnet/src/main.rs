@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ghost_node::cli::output::{Failure, Out};
-use ghost_testnet::{bench, drill, payloads, stop::Stop, up};
+use ghost_testnet::{bench, drill, payloads, scenario, stop::Stop, up};
 
 const EXAMPLES: &str = "\
 Examples:
   testnet                                       as `testnet up`: four nodes, 50 transfers a second, until Ctrl-C
   testnet up --nodes 16 --tps 500 --for 60s --json
+  testnet sim partition                         ten minutes apart and together again, in virtual time
   testnet restart-drill --tries 30              kill -9 a random node, again and again
   testnet payloads --count 1000                 opaque bytes in at one node, out at another
   testnet bench all                             the overlay beside bare QUIC, in one run
@@ -28,6 +29,10 @@ struct Cli {
 enum Command {
     /// Run a network with traffic, and sum it up
     Up(up::UpArgs),
+    /// Run a scenario: a network, what it meets, and what must hold
+    Sim(scenario::SimArgs),
+    /// The scenarios that ship with this program
+    List(scenario::ListArgs),
     /// Kill nodes without warning, start them again, and see that nothing acknowledged is lost
     RestartDrill(drill::DrillArgs),
     /// Send payloads of real-chain sizes through one node and read them back from another
@@ -49,17 +54,26 @@ fn main() -> ExitCode {
     let cli = Cli::parse_from(args);
     let json = match &cli.command {
         Command::Up(args) => args.json,
+        Command::Sim(args) => args.json,
+        Command::List(args) => args.json,
         Command::RestartDrill(args) => args.json,
         Command::Payloads(args) => args.json,
         Command::Bench(args) => args.json,
     };
     let out = Out::new(json);
-    if let Command::Bench(args) = &cli.command {
-        // Its ends have runtimes of their own.
-        return match bench::run(args) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => out.fail(&Failure::new(error.to_string())),
-        };
+    // These have runtimes of their own.
+    match &cli.command {
+        Command::Bench(args) => {
+            return match bench::run(args) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => out.fail(&Failure::new(error.to_string())),
+            };
+        }
+        Command::Sim(args) => {
+            return scenario::sim(args, &out).unwrap_or_else(|failure| out.fail(&failure));
+        }
+        Command::List(_) => return scenario::list(&out).unwrap_or_else(|failure| out.fail(&failure)),
+        _ => {}
     }
     let work = async {
         let stop = Stop::listen()?;
@@ -67,7 +81,7 @@ fn main() -> ExitCode {
             Command::Up(args) => up::run(&args, &out, &stop).await,
             Command::RestartDrill(args) => drill::run(&args, &out, &stop).await,
             Command::Payloads(args) => payloads::run(&args, &out, &stop).await,
-            Command::Bench(_) => Ok(ExitCode::SUCCESS),
+            Command::Bench(_) | Command::Sim(_) | Command::List(_) => Ok(ExitCode::SUCCESS),
         }
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -96,10 +110,15 @@ mod tests {
             "testnet up",
             "testnet up --nodes 4 --tps 50 --seed 9 --for 30s --json --dir d --keep",
             "testnet up --nodes 64 --tps 0 --slot-ms 100",
+            "testnet up --adversary eclipser=3 --adversary liar",
             "testnet restart-drill --tries 30",
             "testnet restart-drill --tries 1 --nodes 4 --down 500ms --json",
             "testnet payloads --count 1000 --write f",
             "testnet payloads --from f --json",
+            "testnet sim partition",
+            "testnet sim my.toml --seed 7 --backend cores --json",
+            "testnet sim one-falls --real",
+            "testnet list --json",
             "testnet bench all --json",
             "testnet bench handshakes --runs 3",
         ] {
@@ -116,9 +135,13 @@ mod tests {
             "testnet up --nodes 65",
             "testnet up --tps 20001",
             "testnet up --slot-ms 99",
+            "testnet up --adversary saint",
             "testnet up --for soon",
             "testnet restart-drill --tries 0",
             "testnet restart-drill --nodes 1",
+            "testnet sim",
+            "testnet sim a --backend clouds",
+            "testnet sim a --real --backend nodes",
             "testnet bench everything",
             "testnet payloads --count 0",
             "testnet payloads --count 5 --from f",

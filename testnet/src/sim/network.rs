@@ -37,6 +37,7 @@ use super::{
     wire::{Counters, NodeId, Wire},
     world::{Seat, World},
 };
+use crate::adversary::{Adversary, Arena, Role};
 use crate::genesis::{BALANCE, BLOCK_BYTES_MAX, BLOCK_GAS_MAX, CHAIN_ID, Purpose, key};
 
 /// The time of day when every world begins: 2026-01-01 00:00 UTC.
@@ -162,6 +163,7 @@ pub struct SimNetwork {
     origin: Instant,
     places: BTreeMap<NodeId, Place>,
     directory: Directory,
+    equivocators: u32,
 }
 
 /// The genesis of a plan.
@@ -197,6 +199,7 @@ impl SimNetwork {
             origin: Instant::now(),
             places: BTreeMap::new(),
             directory: Directory::default(),
+            equivocators: 0,
             plan,
         };
         let seats: Vec<Seat> = (0..network.plan.nodes).map(|_| network.world.seat()).collect();
@@ -305,6 +308,31 @@ impl SimNetwork {
     /// Takes a free place on the wire for somebody who is no node of ours.
     pub fn seat(&mut self) -> Seat {
         self.world.seat()
+    }
+
+    /// Seats an adversary that knows every node. One that is an authority takes the first key that no
+    /// node has: plan for more authorities than nodes.
+    ///
+    /// # Errors
+    /// If there is no key left for it.
+    pub fn add_adversary(&mut self, role: Role) -> std::io::Result<Adversary> {
+        let seat = self.world.seat();
+        let taken = u32::from(self.plan.authorities).min(self.plan.nodes) + self.equivocators;
+        let authority = if role.is_authority() {
+            let index = u16::try_from(taken).ok().filter(|index| *index < self.plan.authorities);
+            let index = index.ok_or_else(|| std::io::Error::other("every authority is a node"))?;
+            self.equivocators += 1;
+            Some((index, key(self.plan.seed, Purpose::Authority, taken)))
+        } else {
+            None
+        };
+        let arena = Arena {
+            genesis: self.genesis.clone(),
+            targets: self.ids().map(|id| (self.peer_id(id), self.wire().address(id))).collect(),
+            authority,
+            clock: Clock::Virtual { origin_unix_ms: ORIGIN_UNIX_MS, origin: self.origin, skew_ms: 0 },
+        };
+        Adversary::start(role, seat.identity.clone(), seat.socket(), seat.seed_for(2), arena)
     }
 
     /// Ends a node as a power cut does: see [`Disk::crash`].

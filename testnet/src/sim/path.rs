@@ -40,7 +40,8 @@ impl Delay {
         Self::Constant(Duration::from_millis(ms))
     }
 
-    pub(super) fn draw(&self, rng: &mut impl Rng) -> Duration {
+    /// One of its delays.
+    pub fn draw(&self, rng: &mut impl Rng) -> Duration {
         match *self {
             Self::Constant(delay) => delay,
             Self::Uniform(least, most) => rng.random_range(least..=most),

@@ -68,6 +68,8 @@ pub struct Summary {
     pub highest: u64,
     /// Half were in a block after this time.
     pub p50_ms: Option<f64>,
+    /// All but one in twenty were.
+    pub p95_ms: Option<f64>,
     /// All but one in a hundred were.
     pub p99_ms: Option<f64>,
 }
@@ -209,6 +211,7 @@ impl Tracker {
             seen: inner.seen,
             highest: inner.highest,
             p50_ms: quantile(0.5),
+            p95_ms: quantile(0.95),
             p99_ms: quantile(0.99),
         }
     }

@@ -1,5 +1,6 @@
 //! `testnet up`.
 
+pub mod adversaries;
 pub mod child;
 pub mod network;
 pub mod table;
@@ -31,6 +32,7 @@ const EXAMPLES: &str = "\
 Examples:
   testnet up
   testnet up --nodes 16 --tps 500 --for 60s --json
+  testnet up --adversary eclipser=3 --adversary liar
   testnet up --dir /tmp/net --keep              homes and logs stay there
   ghostd status --node ADDRESS                  with an address that is printed
 
@@ -65,6 +67,10 @@ pub struct UpArgs {
     /// Slot length in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(SLOT_MS_MIN..=SLOT_MS_MAX))]
     pub slot_ms: u64,
+    /// Peers that mean harm: flooder, liar, withholder, slow-reader, slow-writer, eclipser, equivocator, junk
+    /// or churner. May be given again
+    #[arg(long = "adversary", value_name = "ROLE[=N]", value_parser = adversaries::parse)]
+    pub adversaries: Vec<adversaries::Asked>,
     /// Which lines the nodes log, such as warn,ghost=debug; each to ghostd.log in its home
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -77,6 +83,7 @@ pub async fn run(args: &UpArgs, out: &Out, stop: &Stop) -> Result<ExitCode, Fail
         nodes: args.nodes,
         accounts: accounts_for(args.tps, args.nodes),
         slot_ms: args.slot_ms,
+        spare_authorities: adversaries::authorities(&args.adversaries),
     };
     let mut network = Network::prepare(plan, args.dir.as_deref(), args.keep, args.log.clone())?;
     let dir = network.dir().to_owned();
@@ -123,6 +130,7 @@ async fn live(
     let pace = Pace { tps: args.tps, seed: args.seed, duration: args.duration };
     let mut traffic = Traffic::start(pace, network.plan().senders(), network.genesis(), addresses);
     let tracker = traffic.tracker.clone();
+    let hostile = adversaries::start_all(network, &args.adversaries)?;
     let begun = Instant::now();
     let over = async {
         match args.duration {
@@ -141,6 +149,11 @@ async fn live(
         () = shown => {}
         failure = network.watch() => return Err(failure),
     }
+    for line in adversaries::deeds(&hostile) {
+        out.remark(line);
+    }
+    // They go before the count: what they hold back would only be waited for.
+    drop(hostile);
     traffic.stop_lanes().await;
     let traffic_time = begun.elapsed();
     out.remark("traffic ended; waiting until everything is in blocks and final");
