@@ -244,6 +244,100 @@ fn killed_after_learning_five_thousand_it_comes_back_without_a_seed() {
     assert!(world.at - began < SECOND);
 }
 
+/// 20 honest nodes that keep a connection to node 0, and 1,000 hostile identities that all dial it, from so
+/// many netgroups. Answers (fewest honest connected at any time, hostile connected at the end).
+fn flooded(groups: usize, slots: usize) -> (usize, usize) {
+    let mut world = World::new();
+    let quiet = |n: usize| {
+        let mut config = OverlayConfig::new(peer(n));
+        config.dial.full_relay = 0;
+        config.dial.block_only = 0;
+        config.dial.feeler_every = Duration::ZERO;
+        config
+    };
+    let towards_victim = |n: usize| {
+        let mut config = quiet(n);
+        config.static_peers.push(StaticPeer { endpoint: place(0), peer: Some(peer(0)) });
+        config
+    };
+    let mut victim = quiet(0);
+    victim.inbound.connections_max = slots;
+    world.add(place(0), victim);
+    (1..=20).for_each(|n| drop(world.add(place(n), towards_victim(n))));
+    for n in 21..1021 {
+        let at = [200, (n % groups) as u8, (n / 250) as u8, (n % 250) as u8];
+        world.add(SocketAddr::new(at.into(), 4001).into(), towards_victim(n));
+        world.nodes[n].hostile = true;
+    }
+    (0..=20).for_each(|n| world.boot(n, seed(n)));
+    let honest = |world: &World| world.nodes[0].links.iter().filter(|&&n| n <= 20).count();
+    assert!(world.run(60 * SECOND, |world| honest(world) == 20));
+    let mut fewest = 20;
+    for step in 0..600usize {
+        // Ten minutes; two hostile identities more each second until all are there, and the honest are of use.
+        (0..2).map(|more| 21 + 2 * step + more).filter(|&n| n < 1021).for_each(|n| world.boot(n, seed(n)));
+        let useful = 1 + step % 20;
+        world.input(0, Input::BroughtTx { peer: peer(useful) });
+        if step % 10 == 0 {
+            world.input(0, Input::BroughtBlock { peer: peer(useful) });
+        }
+        let next = world.at + SECOND;
+        world.run(next, |_| false);
+        fewest = fewest.min(honest(&world));
+    }
+    (fewest, world.nodes[0].links.len() - honest(&world))
+}
+
+#[test]
+fn scenario_14_twenty_honest_among_a_thousand_hostile_identities_stay() {
+    let (one_group, let_in) = flooded(1, 117);
+    println!(
+        "20 honest, 1,000 hostile from one netgroup: never fewer than {one_group} honest, {let_in} hostile let in"
+    );
+    assert!(one_group >= 18 && let_in <= 32, "{one_group} {let_in}");
+    let (many_groups, let_in) = flooded(200, 60);
+    println!("from 200 netgroups, 60 slots: never fewer than {many_groups} honest, {let_in} hostile let in");
+    assert!(many_groups >= 18 && let_in >= 30, "{many_groups} {let_in}");
+}
+
+#[test]
+fn scenario_40_a_fifth_of_the_clocks_two_minutes_off_changes_nothing() {
+    let course = |skew_ms: i64| {
+        let mut world = World::new();
+        for n in 0..40 {
+            world.add(place(n), OverlayConfig::new(peer(n)));
+            world.nodes[n].seed = (n > 0).then(|| (peer(0), place(0)));
+            world.nodes[n].skew_ms = match n % 10 {
+                3 => skew_ms,
+                7 => -skew_ms,
+                _ => 0,
+            };
+        }
+        (0..40).for_each(|n| world.boot(n, seed(n)));
+        let full = |world: &World| {
+            let slots = |node: &world::Node| node.overlay.dialler().outbound(Kind::FullRelay);
+            world.parts().len() == 1 && world.nodes.iter().skip(1).all(|node| slots(node) == 8)
+        };
+        assert!(world.run(1200 * SECOND, full), "{:?}", world.degrees());
+        let at = world.at;
+        world.run(at + 3600 * SECOND, |_| false);
+        assert!(full(&world));
+        for (n, node) in world.nodes.iter().enumerate() {
+            let now = world.now_at(n);
+            assert!(node.overlay.ledger().bans(now.unix_ms).is_empty(), "node {n} bans for a clock");
+            // Nobody's clock reaches further into ours than what a record may be ahead.
+            let latest = node.overlay.book().rows().iter().map(|row| row.last_seen_s).max().unwrap();
+            assert!(u64::from(latest) <= now.unix_ms / 1000 + 600, "node {n}");
+        }
+        at
+    };
+    let (right, wrong) = (course(0), course(120_000));
+    println!(
+        "40 nodes: all slots full after {right:?}; with a fifth of the clocks ±2 min off after {wrong:?}"
+    );
+    assert!(wrong <= 2 * right + 60 * SECOND, "{right:?} {wrong:?}");
+}
+
 fn admit(overlay: &mut Overlay, source: &Source, peer: PeerId, now: Now) -> Arrival {
     let Incoming::Accept(ticket) = overlay.incoming(source, true, now) else {
         panic!("{peer} is refused before its handshake")

@@ -228,3 +228,42 @@ fn payloads_come_back_byte_for_byte_from_another_node() {
     let report: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&report["submitted"], &report["identical"]), (&60.into(), &60.into()));
 }
+
+/// What `ghostd peers list` of a home shows: connected nodes, themselves not counted.
+fn listed_peers(home: &Path) -> std::collections::BTreeSet<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_testnet"))
+        .args(["__ghostd", "peers", "list", "--json", "--home"])
+        .arg(home)
+        // A node in the making of this program ends when its standard input does.
+        .stdin(Stdio::piped())
+        .output()
+        .unwrap();
+    let Ok(value) = serde_json::from_slice::<Value>(&output.stdout) else { return Default::default() };
+    let rows = value["peers"].as_array().cloned().unwrap_or_default();
+    let nodes = rows.iter().filter(|row| row["role"] == "node");
+    nodes.map(|row| row["peer_id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+#[allow(clippy::print_stdout)]
+fn twelve_nodes_that_are_told_of_one_other_each_are_fully_meshed_within_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["up", "--nodes", "12", "--tps", "0", "--topology", "chain"];
+    let mut child = testnet(&args, dir.path()).spawn().unwrap();
+    let (_, drained) = read_addresses(child.stderr.take().unwrap(), 12);
+    let started = Instant::now();
+    let mut degrees = [0; 12];
+    wait_until("every node lists the eleven others", || {
+        for (index, degree) in degrees.iter_mut().enumerate().filter(|(_, degree)| **degree < 11) {
+            *degree = listed_peers(&dir.path().join(format!("node-{index}"))).len();
+        }
+        degrees == [11; 12]
+    });
+    println!(
+        "12 nodes told of one other each: meshed {:.1} s after the last one listened",
+        started.elapsed().as_secs_f64()
+    );
+    signal(&child, Signal::INT);
+    child.wait().unwrap();
+    drained.join().unwrap();
+}

@@ -25,7 +25,7 @@ use crate::{
     stop::Stop,
     traffic::{Pace, TPS_MAX, Traffic, accounts_for, directory_of, lost_lane},
 };
-use network::Network;
+use network::{Network, Topology};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,6 +65,9 @@ pub struct UpArgs {
     /// Slot length in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(SLOT_MS_MIN..=SLOT_MS_MAX))]
     pub slot_ms: u64,
+    /// Whom each node is told of when it starts; they find the others
+    #[arg(long, value_enum, value_name = "SHAPE", default_value_t)]
+    pub topology: Topology,
     /// Which lines the nodes log, such as warn,ghost=debug; each to ghostd.log in its home
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -78,7 +81,8 @@ pub async fn run(args: &UpArgs, out: &Out, stop: &Stop) -> Result<ExitCode, Fail
         accounts: accounts_for(args.tps, args.nodes),
         slot_ms: args.slot_ms,
     };
-    let mut network = Network::prepare(plan, args.dir.as_deref(), args.keep, args.log.clone())?;
+    let mut network = Network::prepare(plan, args.dir.as_deref(), args.keep, args.log.clone())?
+        .with_topology(args.topology);
     let dir = network.dir().to_owned();
     let result = live(args, &mut network, out, stop).await;
     // Whatever happened, no process is left behind.
