@@ -30,7 +30,7 @@ pub struct BlocksRequest {
     pub ids: Vec<BlockId>,
 }
 
-/// Header and body as they came, asked for or, small ones, pushed. Decoding reads the header only: parsing the body of a large block
+/// Header and body as they came, asked for or, up to [`ghost_proto::limits::WHOLE_PUSH_BYTES_MAX`], pushed. Decoding reads the header only: parsing the body of a large block
 /// is work that its receiver may want to do elsewhere ([`ghost_proto::Block::from_parts`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WholeBlock {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ghost_proto::{limits, message};
 
 use crate::{
-    block, consensus, control, discovery,
+    block, compact, consensus, control, discovery,
     kind::{Kind, KindInfo},
     reader::DecodeError,
     reconcile,
@@ -17,7 +17,7 @@ use crate::{
 };
 
 macro_rules! frames {
-    ($($(#[$doc:meta])* $name:ident($payload:ty) = $number:literal, max $max:expr, on [$($stream:ident),*];)*) => {
+    ($($(#[$doc:meta])* $name:ident($payload:ty) = $number:literal, max $max:expr, on [$($stream:ident $(<= $tighter:expr)?),*];)*) => {
         /// A decoded frame.
         #[derive(Debug, Clone, PartialEq)]
         pub enum Frame {
@@ -31,6 +31,7 @@ macro_rules! frames {
                 name: stringify!($name),
                 payload_max: $max,
                 streams: &[$(StreamType::$stream),*],
+                tighter: &[$($((StreamType::$stream, $tighter),)?)*],
             },)*
         ];
 
@@ -113,7 +114,21 @@ frames! {
     BlocksRequest(block::BlocksRequest) = 0x21, max limits::BODIES_PER_REQUEST_MAX * 32, on [BlockFetch, Sync];
     /// One block, whole.
     WholeBlock(block::WholeBlock) = 0x22,
-        max ghost_proto::block::HEADER_LEN + limits::BLOCK_BODY_BYTES_MAX, on [BlockPush, BlockFetch, Sync];
+        max ghost_proto::block::HEADER_LEN + limits::BLOCK_BODY_BYTES_MAX,
+        on [BlockFetch, Sync, BlockPush <= limits::WHOLE_PUSH_BYTES_MAX];
+    /// A block by the short ids of its transactions.
+    CompactBlock(compact::CompactBlock) = 0x23,
+        max ghost_proto::block::HEADER_LEN + 12 + limits::COMPACT_PREFILL_BYTES_MAX
+            + limits::BLOCK_TXS_MAX * compact::COMPACT_ID_LEN,
+        on [BlockPush, BlockFetch];
+    /// Send me this block by short ids.
+    CompactRequest(compact::CompactRequest) = 0x24, max 32, on [BlockFetch];
+    /// Send me these transactions of a block.
+    BlockTransactionsRequest(compact::BlockTransactionsRequest) = 0x25, max 36 + limits::BLOCK_TXS_MAX, on [BlockFetch];
+    /// Transactions of a block, by their places.
+    BlockTransactions(compact::BlockTransactions) = 0x26, max limits::TX_BATCH_BYTES_MAX, on [BlockFetch];
+    /// How I want to hear of new blocks.
+    BlockRelayMode(compact::BlockRelayMode) = 0x27, max 1, on [BlockPush];
 
     /// What follows the first of these that you know?
     HeadersRequest(sync::HeadersRequest) = 0x30, max 2 + limits::LOCATOR_IDS_MAX * 32, on [Sync];

@@ -48,11 +48,19 @@ pub struct KindInfo {
     pub payload_max: usize,
     /// Streams it may stand on.
     pub streams: &'static [StreamType],
+    /// Streams on which it must be shorter than elsewhere, with the longest payload there.
+    pub tighter: &'static [(StreamType, usize)],
 }
 
 impl KindInfo {
     /// True if the frame may stand on streams of this type.
     pub fn is_allowed_on(&self, stream: StreamType) -> bool {
         self.streams.contains(&stream)
+    }
+
+    /// Longest payload in bytes on streams of this type.
+    pub fn payload_max_on(&self, stream: StreamType) -> usize {
+        let tighter = self.tighter.iter().find(|(on, _)| *on == stream);
+        tighter.map_or(self.payload_max, |(_, max)| *max)
     }
 }

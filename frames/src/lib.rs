@@ -17,6 +17,7 @@
 pub mod block;
 mod bounds;
 pub mod code;
+pub mod compact;
 pub mod consensus;
 pub mod control;
 pub mod discovery;

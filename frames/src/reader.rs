@@ -182,7 +182,7 @@ impl FrameReader {
 
     fn payload_max(&self, kind: Kind) -> Result<u64, DecodeError> {
         match frame::info(kind) {
-            Some(info) if info.is_allowed_on(self.stream) => Ok(info.payload_max as u64),
+            Some(info) if info.is_allowed_on(self.stream) => Ok(info.payload_max_on(self.stream) as u64),
             Some(info) => Err(DecodeError::WrongStream { kind: info.name, stream: self.stream.name() }),
             None if kind.is_skippable() => Ok(SKIPPED_PAYLOAD_MAX),
             None => Err(DecodeError::UnknownKind(kind)),

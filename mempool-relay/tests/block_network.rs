@@ -67,7 +67,7 @@ impl Network {
     fn new(count: usize, seed: u64) -> Self {
         let now = Instant::now();
         let node = || Node {
-            core: BlockSync::new(Config { head: ROOT, slot: ms(1_000) }, now),
+            core: BlockSync::new(Config { head: ROOT, slot: ms(1_000), seed: [0; 32] }, now),
             chain: Chain::default(),
             bodies: BTreeMap::new(),
             cancelled: BTreeSet::new(),
@@ -188,7 +188,14 @@ impl Network {
                     }
                 }
                 Effect::Offence { peer, what } => panic!("{peer} did {what:?}"),
-                Effect::State(_) | Effect::TipStale { .. } => {}
+                // A peer may answer with the block whole: these nodes have no pools.
+                Effect::RequestCompact { peer, request, id } => {
+                    self.send(node, peer, Message::AskBlocks(request, vec![id]));
+                }
+                Effect::RequestTransactions { .. } | Effect::LookUp { .. } | Effect::PushCompact { .. } => {
+                    panic!("nobody pushes compact blocks here")
+                }
+                Effect::State(_) | Effect::TipStale { .. } | Effect::RelayMode { .. } => {}
             }
         }
     }

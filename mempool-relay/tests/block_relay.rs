@@ -2,146 +2,21 @@
 
 #![allow(clippy::print_stdout)]
 
+mod block_node;
 mod sync_world;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use ghost_frames::StreamType;
+use block_node::{Node, asked, cancels, imports, large, offences, requests, told};
 use ghost_mempool_relay::{
-    block::{Received, fetch::*, relay::*},
-    sync::{
-        BlockSync, Config, Effect, HeaderVerdict, ImportOutcome, Input, Offence, RequestEnd, RequestId,
-        SyncState,
-    },
+    block::{fetch::*, relay::*},
+    sync::{Effect, HeaderVerdict, ImportOutcome, Input, Offence, RequestEnd, SyncState},
 };
-use ghost_proto::{Block, BlockId, Header, PeerId, block::HEADER_LEN};
+use ghost_proto::block::HEADER_LEN;
 use sync_world::{
-    chain::{Chain, ROOT, checkpoint, grow, peer, seal},
+    chain::{ROOT, checkpoint, grow, peer, seal},
     ms, mutated,
 };
-
-/// A node whose inputs and effects are looked at one by one.
-struct Node {
-    core: BlockSync,
-    chain: Chain,
-    now: Instant,
-}
-
-impl Node {
-    fn new() -> Self {
-        let now = Instant::now();
-        let core = BlockSync::new(Config { head: ROOT, slot: ms(1_000) }, now);
-        Self { core, chain: Chain::default(), now }
-    }
-
-    fn with_peers(count: u16) -> Self {
-        let mut node = Self::new();
-        for n in 0..count {
-            node.up(n, true);
-        }
-        node
-    }
-
-    fn up(&mut self, n: u16, outbound: bool) {
-        let rtt = ms(10 + u64::from(n));
-        self.give(Input::PeerUp { peer: peer(n), outbound, best: ROOT, best_known: true, rtt });
-    }
-
-    fn give(&mut self, input: Input) -> Vec<Effect> {
-        self.core.handle(input, self.now)
-    }
-
-    fn announce(&mut self, n: u16, header: &Header) -> Vec<Effect> {
-        let verdict = self.chain.check(header, &self.core);
-        self.give(Input::Announced { peer: peer(n), header: header.clone(), verdict })
-    }
-
-    fn push(&mut self, n: u16, block: &Arc<Block>) -> Vec<Effect> {
-        let verdict = self.chain.check(block.header(), &self.core);
-        self.give(Input::Pushed { peer: peer(n), block: Received::Matching(Arc::clone(block)), verdict })
-    }
-
-    fn fetched(&mut self, request: RequestId, block: &Arc<Block>) -> Vec<Effect> {
-        self.give(Input::Fetched { request, block: Received::Matching(Arc::clone(block)) })
-    }
-
-    fn imported(&mut self, block: &Arc<Block>) -> Vec<Effect> {
-        let outcome = self.chain.import(block);
-        self.give(Input::Imported { id: block.header().id(), outcome })
-    }
-
-    /// Lets time pass, serving deadlines as they come.
-    fn wait(&mut self, time: Duration) -> Vec<Effect> {
-        let end = self.now + time;
-        let mut effects = Vec::new();
-        while let Some(at) = self.core.next_deadline().filter(|at| *at <= end) {
-            assert!(at > self.now, "a served deadline is still due");
-            self.now = at;
-            effects.extend(self.core.on_deadline(at));
-        }
-        self.now = end;
-        effects
-    }
-}
-
-fn requests(effects: &[Effect]) -> Vec<(PeerId, RequestId)> {
-    let asked = effects.iter().filter_map(|effect| match effect {
-        Effect::RequestBlocks { peer, request, stream: StreamType::BlockFetch, ids } => {
-            assert_eq!(ids.len(), 1);
-            Some((*peer, *request))
-        }
-        _ => None,
-    });
-    asked.collect()
-}
-
-fn asked(effects: &[Effect]) -> Vec<PeerId> {
-    requests(effects).into_iter().map(|(peer, _)| peer).collect()
-}
-
-fn told(effects: &[Effect]) -> (Vec<PeerId>, Vec<PeerId>) {
-    let (mut pushed, mut announced) = (Vec::new(), Vec::new());
-    for effect in effects {
-        match effect {
-            Effect::PushWhole { peers, .. } => pushed.extend(peers),
-            Effect::Announce { peers, .. } => announced.extend(peers),
-            _ => {}
-        }
-    }
-    (pushed, announced)
-}
-
-fn imports(effects: &[Effect]) -> Vec<BlockId> {
-    let blocks = effects.iter().filter_map(|effect| match effect {
-        Effect::Import { block, .. } => Some(block.header().id()),
-        _ => None,
-    });
-    blocks.collect()
-}
-
-fn offences(effects: &[Effect]) -> Vec<(PeerId, Offence)> {
-    let all = effects.iter().filter_map(|effect| match effect {
-        Effect::Offence { peer, what } => Some((*peer, *what)),
-        _ => None,
-    });
-    all.collect()
-}
-
-fn cancels(effects: &[Effect]) -> Vec<RequestId> {
-    let all = effects.iter().filter_map(|effect| match effect {
-        Effect::Cancel { request } => Some(*request),
-        _ => None,
-    });
-    all.collect()
-}
-
-/// A block too large to be pushed whole.
-fn large() -> Arc<Block> {
-    seal(ROOT, 0, 20_000)
-}
 
 #[test]
 fn a_large_block_is_announced_to_all_who_do_not_have_it_before_it_is_executed() {

@@ -33,7 +33,7 @@ struct Core {
 impl Core {
     fn new() -> Self {
         let now = Instant::now();
-        Self { core: BlockSync::new(Config { head: ROOT, slot: ms(60_000) }, now), now }
+        Self { core: BlockSync::new(Config { head: ROOT, slot: ms(60_000), seed: [0; 32] }, now), now }
     }
 
     fn give(&mut self, input: Input) -> Vec<Effect> {

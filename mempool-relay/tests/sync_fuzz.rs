@@ -7,8 +7,9 @@ use std::{
     time::Instant,
 };
 
+use ghost_frames::compact::{CompactBlock, PlacedTransaction};
 use ghost_mempool_relay::{
-    block::{Received, relay::*},
+    block::{Received, ShortIds, relay::*},
     sync::{
         BODY_WINDOW_BYTES_MAX, BlockSync, CertificateVerdict, Config, Effect, HEADER_WINDOW_MAX,
         HeadersVerdict, IMPORTS_MAX, ImportOutcome, Input, RequestEnd, RequestId,
@@ -27,7 +28,7 @@ fn forks() -> &'static [Blocks] {
     static FORKS: OnceLock<Vec<Blocks>> = OnceLock::new();
     FORKS.get_or_init(|| {
         let main: Blocks = Arc::new(grow(ROOT, 600, 0, 200));
-        vec![Arc::clone(&main), fork(&main, 3, 20, 1, 200), fork(&main, 40, 540, 2, 200)]
+        vec![Arc::clone(&main), fork(&main, 3, 20, 1, 250_000), fork(&main, 40, 540, 2, 200)]
     })
 }
 
@@ -45,6 +46,11 @@ enum Step {
     BlocksAsAsked(usize, usize),
     Progress(usize, u64),
     Certificate(usize, bool),
+    Compact(u16, usize, usize, u8),
+    CompactAnswer(usize, usize, usize, u8),
+    LookUp(u8),
+    Transactions(usize, u8),
+    Mode(u16, bool),
     End(usize, u8),
     Import(u8),
     Wait(u64),
@@ -52,6 +58,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let (who, which, place) = (0..PEERS, 0..3usize, 0..600usize);
+    let (who2, which2, place2) = (0..PEERS, 0..3usize, 0..50usize);
     prop_oneof![
         2 => (who.clone(), which.clone(), place.clone(), any::<bool>()).prop_map(|(p, f, n, o)| Step::Up(p, f, n, o)),
         1 => who.clone().prop_map(Step::Down),
@@ -64,10 +71,27 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..8usize, 0..40usize).prop_map(|(r, c)| Step::BlocksAsAsked(r, c)),
         1 => (0..8usize, any::<u64>()).prop_map(|(r, b)| Step::Progress(r, b)),
         1 => (0..8usize, any::<bool>()).prop_map(|(r, g)| Step::Certificate(r, g)),
+        4 => (who2, which2.clone(), place2.clone(), any::<u8>()).prop_map(|(p, f, n, d)| Step::Compact(p, f, n, d)),
+        2 => (0..8usize, which2, place2, any::<u8>()).prop_map(|(r, f, n, d)| Step::CompactAnswer(r, f, n, d)),
+        4 => any::<u8>().prop_map(Step::LookUp),
+        4 => (0..8usize, any::<u8>()).prop_map(|(r, d)| Step::Transactions(r, d)),
+        1 => (0..PEERS, any::<bool>()).prop_map(|(p, m)| Step::Mode(p, m)),
         2 => (0..8usize, 0..3u8).prop_map(|(r, e)| Step::End(r, e)),
         6 => (0..20u8).prop_map(Step::Import),
         3 => (0..3_000u64).prop_map(Step::Wait),
     ]
+}
+
+/// Short ids of a block: true ones, or with one that is false; with or without its first transaction whole.
+fn compact_of(block: &Block, dice: u8) -> CompactBlock {
+    let whole = block.transactions().first().filter(|_| dice & 1 == 1).map(|tx| (0, tx));
+    let mut compact = ShortIds::of(block, u64::from(dice)).compact(block.header().clone(), whole);
+    if dice & 6 == 6 && !compact.short_ids.is_empty() {
+        let mut ids = compact.short_ids.to_vec();
+        ids[0] ^= 1;
+        compact.short_ids = ids.into();
+    }
+    compact
 }
 
 struct Fuzzed {
@@ -76,6 +100,7 @@ struct Fuzzed {
     now: Instant,
     open: Vec<(RequestId, Vec<BlockId>)>,
     importing: Vec<Arc<Block>>,
+    lookups: Vec<Arc<ShortIds>>,
 }
 
 impl Fuzzed {
@@ -95,6 +120,14 @@ impl Fuzzed {
                     assert!((1..=128).contains(&ids.len()));
                     self.open.push((request, ids));
                 }
+                Effect::RequestCompact { request, id, .. } => self.open.push((request, vec![id])),
+                Effect::RequestTransactions { request, id, places, .. } => {
+                    let block = self.block(&id).expect("only true headers pass the check");
+                    assert!(!places.is_empty() && places.is_sorted());
+                    assert!(places.iter().all(|place| (*place as usize) < block.transactions().len()));
+                    self.open.push((request, vec![id]));
+                }
+                Effect::LookUp { wanted } => self.lookups.push(wanted),
                 Effect::RequestCertificate { request, .. } => self.open.push((request, Vec::new())),
                 Effect::Cancel { request } => self.open.retain(|(open, _)| *open != request),
                 Effect::CheckHeaders { request, headers, .. } => {
@@ -175,6 +208,33 @@ impl Fuzzed {
                 let Some((request, _)) = self.request(r) else { return };
                 self.give(Input::Progress { request, bytes });
             }
+            Step::Compact(p, f, n, dice) => {
+                let compact = compact_of(&at(f, n), dice);
+                let verdict = self.chain.check(&compact.header, &self.core);
+                self.give(Input::Compact { peer: peer(p), compact, verdict });
+            }
+            Step::CompactAnswer(r, f, n, dice) => {
+                let Some((request, _)) = self.request(r) else { return };
+                self.give(Input::FetchedCompact { request, compact: compact_of(&at(f, n), dice) });
+            }
+            Step::LookUp(dice) => {
+                let Some(wanted) = self.lookups.pop() else { return };
+                let block = self.block(&wanted.block()).expect("only true headers pass the check");
+                let pool = block.transactions().iter().take(usize::from(dice % 4));
+                self.give(Input::LookedUp { id: wanted.block(), found: wanted.select(pool) });
+            }
+            Step::Transactions(r, dice) => {
+                let Some((request, ids)) = self.request(r) else { return };
+                let Some(block) = ids.first().and_then(|id| self.block(id)) else { return };
+                let all = block.transactions().iter().enumerate();
+                let all = all.map(|(index, tx)| PlacedTransaction {
+                    index: index as u32 + u32::from(dice == 0),
+                    transaction: tx.clone(),
+                });
+                let transactions = all.skip(usize::from(dice % 3)).collect();
+                self.give(Input::FetchedTransactions { request, transactions });
+            }
+            Step::Mode(p, push) => self.give(Input::RelayMode { peer: peer(p), push }),
             Step::Certificate(r, good) => {
                 let Some((request, _)) = self.request(r) else { return };
                 let verdict = if good { CertificateVerdict::Good } else { CertificateVerdict::Invalid };
@@ -234,9 +294,9 @@ proptest! {
     #[test]
     fn anything_in_any_order(steps in proptest::collection::vec(step(), 1..250)) {
         let now = Instant::now();
-        let core = BlockSync::new(Config { head: ROOT, slot: ms(1_000) }, now);
-        let mut fuzzed =
-            Fuzzed { core, chain: Chain::default(), now, open: Vec::new(), importing: Vec::new() };
+        let core = BlockSync::new(Config { head: ROOT, slot: ms(1_000), seed: [0; 32] }, now);
+        let (open, importing, lookups) = (Vec::new(), Vec::new(), Vec::new());
+        let mut fuzzed = Fuzzed { core, chain: Chain::default(), now, open, importing, lookups };
         for step in &steps {
             fuzzed.take(step);
             fuzzed.check();

@@ -56,13 +56,14 @@ use crate::{
     home::{Home, HomeError, read_key_file},
     metrics::Metrics,
     services::{
-        chain::{ChainService, HeadNote, ToChain, Underway},
+        chain::{ChainService, HeadNote, ToChain},
         conduct::Conduct,
         events,
         peers::{PeerBook, PeerService, ToPeers, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
         transactions::{Submission, TransactionService, accounts_of},
+        underway::Underway,
     },
     store::{ChainStore, SledStore, StoreError},
 };
@@ -449,6 +450,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             heads,
             progress,
             underway: underway.clone(),
+            relay_seed: draw("ghost 2026 compact blocks"),
             listen_first,
         }
         .run(),
@@ -472,8 +474,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         }
         .run(),
     );
-    tasks.spawn(serve::run(block_asked, views.clone(), underway.clone()));
-    tasks.spawn(serve::run(sync_asked, views.clone(), underway));
+    tasks.spawn(serve::run(block_asked, views.clone(), underway.clone(), draw("ghost 2026 compact answers")));
+    tasks.spawn(serve::run(sync_asked, views.clone(), underway, draw("ghost 2026 compact answers")));
     tasks.spawn(events::run(events_asked, heads_seen.clone(), access.clone()));
     let submissions = Submission {
         pool: pool.clone(),

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use crate::{
     ids::{Address, BlockId, GenesisId},
     keys::{BadSignature, Domain, KeyPair, PublicKey, SIGNATURE_LEN, Signature},
-    layout::{Cursor, LayoutError, put_var_bytes},
+    layout::{Cursor, LayoutError, put_var_bytes, varint_len},
     limits::{BLOCK_BODY_BYTES_MAX, BLOCK_TXS_MAX, TX_BYTES_MAX, TX_BYTES_MIN},
     merkle,
     receipt::Receipt,
@@ -214,6 +214,25 @@ impl Block {
             transactions.push(SignedTransaction::parse(bytes)?);
         }
         cursor.finish()?;
+        Self::of_matching(header, transactions)
+    }
+
+    /// Puts a block together from its transactions, wherever they came from, in the order of the body.
+    /// The checks are those of [`Self::parse`]: what succeeds is the block, what fails is another one.
+    pub fn assemble(header: Header, transactions: Vec<SignedTransaction>) -> Result<Self, LayoutError> {
+        let bytes = |tx: &SignedTransaction| varint_len(tx.bytes().len() as u64) + tx.bytes().len();
+        if transactions.len() != header.tx_count as usize
+            || transactions.iter().map(bytes).sum::<usize>() != header.body_bytes as usize
+        {
+            return Err(LayoutError::Invalid {
+                field: "body",
+                reason: "its count or length is not the one in the header",
+            });
+        }
+        Self::of_matching(header, transactions)
+    }
+
+    fn of_matching(header: Header, transactions: Vec<SignedTransaction>) -> Result<Self, LayoutError> {
         if merkle::root(transactions.iter().map(SignedTransaction::id)) != header.tx_root {
             return Err(LayoutError::Invalid {
                 field: "body",
@@ -380,6 +399,20 @@ mod tests {
         assert!(again.is_canonically_ordered());
         assert!(again.header().verify(&GenesisId([1; 32]), &proposer.public()).is_ok());
         assert!(again.header().verify(&GenesisId([2; 32]), &proposer.public()).is_err());
+    }
+
+    #[test]
+    fn a_block_is_put_together_from_its_own_transactions_only() {
+        let (block, _) = block();
+        let (header, all) = (block.header().clone(), block.transactions().to_vec());
+        assert_eq!(Block::assemble(header.clone(), all.clone()), Ok(block));
+        let mut swapped = all.clone();
+        swapped.swap(3, 4);
+        let mut repeated = all.clone();
+        repeated[7] = all[8].clone();
+        for other in [all[1..].to_vec(), swapped, repeated, Vec::new()] {
+            assert!(Block::assemble(header.clone(), other).is_err());
+        }
     }
 
     #[test]

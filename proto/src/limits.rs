@@ -29,6 +29,15 @@ pub const BLOCK_BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Most transactions in one block: the body cap over the smallest transaction with its length.
 pub const BLOCK_TXS_MAX: usize = BLOCK_BODY_BYTES_MAX / (TX_BYTES_MIN + 2);
 
+/// Largest block, header included, that is pushed whole: it leaves within ten datagrams, what RFC 9002 §7.2
+/// lets a new connection send (14,720 bytes), and a round trip for asking would cost more than the copy.
+/// Larger ones are pushed as short ids. It also bounds what an unasked block can make a reader hold.
+pub const WHOLE_PUSH_BYTES_MAX: usize = 14_000;
+
+/// Most bytes of transactions that stand whole in a compact block: with the ids of 10,000 others it still
+/// leaves in two flights of our initial window of 64 KiB.
+pub const COMPACT_PREFILL_BYTES_MAX: usize = 64 * 1024;
+
 /// Most authorities of a chain. A finality certificate with all of them takes
 /// 82 + 128 × 66 = 8,530 bytes.
 pub const AUTHORITIES_MAX: usize = 128;

@@ -39,7 +39,11 @@ fn check_table(name: &str, expected: Vec<Vec<String>>) {
 #[test]
 fn the_table_of_kinds_is_the_registry() {
     let row = |info: &ghost_frames::KindInfo| {
-        let streams: Vec<_> = info.streams.iter().map(|stream| stream.name()).collect();
+        let streams = info.streams.iter().map(|stream| match info.payload_max_on(*stream) {
+            max if max < info.payload_max => format!("{} up to {max}", stream.name()),
+            _ => stream.name().into(),
+        });
+        let streams: Vec<String> = streams.collect();
         vec![
             format!("{:#04x}", info.kind.0),
             info.name.into(),
@@ -98,6 +102,8 @@ fn the_table_of_limits_is_the_code() {
         SKETCH_IDS_MAX,
         BLOCK_BODY_BYTES_MAX,
         BLOCK_TXS_MAX,
+        WHOLE_PUSH_BYTES_MAX,
+        COMPACT_PREFILL_BYTES_MAX,
         BODIES_PER_REQUEST_MAX,
         LOCATOR_IDS_MAX,
         HEADERS_PER_ANSWER_MAX,

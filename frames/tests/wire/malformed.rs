@@ -49,7 +49,7 @@ fn payloads() -> Vec<(Kind, StreamType, Bytes)> {
 fn scenario_06_a_length_over_the_limit_is_refused_before_allocation() {
     for info in REGISTRY {
         for stream in info.streams {
-            let max = info.payload_max as u64;
+            let max = info.payload_max_on(*stream) as u64;
             for length in [max + 1, VARINT_MAX] {
                 let mut reader = reader_with(*stream, &head(info.kind, length));
                 let error = reader.next().unwrap_err();
@@ -131,8 +131,9 @@ fn scenario_07_trailing_bytes_are_an_error_in_every_kind() {
         let longer = [payload.as_ref(), &[0]].concat();
         let bytes = [head(kind, longer.len() as u64), longer.clone()].concat();
         let verdict = reader_with(stream, &bytes).next();
-        // An empty record is an entry of a list of records: the next test of a record refuses it.
-        if info.name == "Peers" {
+        // An empty record is an entry of a list of records: the next test of a record refuses it. And a
+        // list of indexes goes on with the next one.
+        if ["Peers", "BlockTransactionsRequest"].contains(&info.name) {
             assert!(verdict.is_ok());
             continue;
         }

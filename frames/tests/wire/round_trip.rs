@@ -4,6 +4,10 @@ use bytes::Bytes;
 use ghost_frames::{
     Frame, FrameReader, StreamType,
     block::{BlockAnnounce, BlocksRequest, WholeBlock},
+    compact::{
+        BlockRelayMode, BlockTransactions, BlockTransactionsRequest, COMPACT_ID_LEN, CompactBlock,
+        CompactRequest, PlacedTransaction,
+    },
     consensus,
     control::{Ping, Pong},
     discovery::{Peers, PeersRequest},
@@ -19,7 +23,12 @@ use ghost_proto::{
     BlockId, Checkpoint, FinalityCertificate, GenesisId, Header, KeyPair, Signature, Vote,
     block::HeaderFields, limits::*, message as m, vote::Link,
 };
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use proptest::{
+    collection::{btree_map, btree_set, vec},
+    option,
+    prelude::*,
+    sample::select,
+};
 
 use crate::{samples::transfer, vectors::read_all};
 
@@ -50,6 +59,12 @@ prop_compose! {
         let [tx_root, receipt_root, state] = roots;
         HeaderFields { parent, height, slot, proposer, tx_count, body_bytes, tx_root, receipt_root, state, gas_used }
     }
+}
+
+fn placed(most: usize) -> impl Strategy<Value = Vec<PlacedTransaction>> {
+    btree_map(0..BLOCK_TXS_MAX as u32, transaction(), 1..=most).prop_map(|all| {
+        all.into_iter().map(|(index, transaction)| PlacedTransaction { index, transaction }).collect()
+    })
 }
 
 fn seal(fields: HeaderFields) -> Header {
@@ -231,6 +246,31 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
             fields.body_bytes = body.len() as u32;
             WholeBlock { header: seal(fields), body }
         })),
+        "CompactBlock" => {
+            let count = 0..40usize;
+            boxed((fields(), any::<u64>(), vec(option::of(transaction()), count)).prop_map(
+                |(mut fields, nonce, slots)| {
+                    fields.tx_count = slots.len() as u32;
+                    let whole = slots.iter().flatten().count();
+                    let short_ids = vec![0x5a; (slots.len() - whole) * COMPACT_ID_LEN].into();
+                    let slots = slots.into_iter().enumerate();
+                    let prefilled = slots.filter_map(|(index, transaction)| {
+                        Some(PlacedTransaction { index: index as u32, transaction: transaction? })
+                    });
+                    CompactBlock { header: seal(fields), nonce, prefilled: prefilled.collect(), short_ids }
+                },
+            ))
+        }
+        "CompactRequest" => boxed(id().prop_map(CompactRequest)),
+        "BlockTransactionsRequest" => {
+            let indexes = btree_set(0..BLOCK_TXS_MAX as u32, 1..200);
+            boxed((id(), indexes).prop_map(|(block, indexes)| BlockTransactionsRequest {
+                block,
+                indexes: indexes.into_iter().collect(),
+            }))
+        }
+        "BlockTransactions" => boxed(placed(12).prop_map(|transactions| BlockTransactions { transactions })),
+        "BlockRelayMode" => boxed(select(vec![BlockRelayMode::Announce, BlockRelayMode::Push])),
         "HeadersRequest" => boxed(
             (1..=HEADERS_PER_ANSWER_MAX as u16, vec(id(), 1..=LOCATOR_IDS_MAX))
                 .prop_map(|(limit, locator)| HeadersRequest { limit, locator }),
@@ -243,7 +283,7 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
             }))
         }
         "Certificate" => {
-            let signatures = proptest::collection::btree_map(any::<u16>(), signature(), 0..=AUTHORITIES_MAX);
+            let signatures = btree_map(any::<u16>(), signature(), 0..=AUTHORITIES_MAX);
             boxed((link(), signatures).prop_map(|(link, signatures)| {
                 consensus::Certificate(FinalityCertificate {
                     link,

@@ -5,6 +5,10 @@ use bytes::Bytes;
 use ghost_frames::{
     Frame, StreamType,
     block::{BlockAnnounce, BlocksRequest, WholeBlock},
+    compact::{
+        BlockRelayMode, BlockTransactions, BlockTransactionsRequest, CompactBlock, CompactRequest,
+        PlacedTransaction,
+    },
     consensus, control, discovery,
     reconcile::{Inventory, InventoryRequest, MissingRequest, Symbols, SymbolsRequest},
     sync, tx,
@@ -54,6 +58,18 @@ pub(crate) fn short_id(salt: &[u8; 16], id: &TxId) -> tx::ShortId {
     hasher.write(&id.0);
     tx::ShortId(hasher.finish())
 }
+
+/// The short id of a transaction in a compact block.
+pub(crate) fn compact_short_id(block: &BlockId, nonce: u64, id: &TxId) -> [u8; 6] {
+    let mut key = blake3::Hasher::new_derive_key("ghost compact block v1");
+    let key = key.update(&block.0).update(&nonce.to_be_bytes()).finalize();
+    let mut hasher = SipHasher13::new_with_key(key.as_bytes()[..16].try_into().unwrap());
+    hasher.write(&id.0);
+    hasher.finish().to_be_bytes()[..6].try_into().unwrap()
+}
+
+/// The nonce of the sampled compact block.
+pub(crate) const COMPACT_NONCE: u64 = 0x0102_0304_0506_0708;
 
 /// What a transfer costs in gas: as in the EVM.
 pub(crate) fn intrinsic_gas(payload: &[u8]) -> u64 {
@@ -424,6 +440,42 @@ impl World {
                 "the block of height 1",
             ),
             sample("an empty block", Sync, whole(&self.next), "the block of height 2: a header and no body"),
+            sample(
+                "a compact block",
+                BlockPush,
+                CompactBlock {
+                    header: self.block.header().clone(),
+                    nonce: COMPACT_NONCE,
+                    prefilled: vec![PlacedTransaction { index: 1, transaction: second.clone() }],
+                    short_ids: [first, &self.transactions[2]]
+                        .map(|tx| compact_short_id(&one, COMPACT_NONCE, &tx.id()))
+                        .concat()
+                        .into(),
+                },
+                "the block of height 1 under the nonce 0x0102030405060708; its second transaction stands there whole",
+            ),
+            sample("request a compact block", BlockFetch, CompactRequest(one), "the block of height 1"),
+            sample(
+                "request transactions of a block",
+                BlockFetch,
+                BlockTransactionsRequest { block: one, indexes: vec![0, 2] },
+                "the first and the third of the block of height 1",
+            ),
+            sample(
+                "transactions of a block",
+                BlockFetch,
+                BlockTransactions {
+                    transactions: [0, 2]
+                        .map(|index| PlacedTransaction {
+                            index,
+                            transaction: self.transactions[index as usize].clone(),
+                        })
+                        .into(),
+                },
+                "the same two with their places",
+            ),
+            sample("ask for pushed blocks", BlockPush, BlockRelayMode::Push, "compact, unasked"),
+            sample("ask for announcements", BlockPush, BlockRelayMode::Announce, "by header again"),
             sample(
                 "request headers",
                 Sync,

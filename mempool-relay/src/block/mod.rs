@@ -12,9 +12,17 @@
 //! can be false only if its proposer made it so, and a proposer gets at most
 //! [`relay::SIBLINGS_PER_SLOT_MAX`] blocks of a slot relayed by each node.
 
+mod compact;
+pub mod favour;
 pub mod fetch;
 mod known;
+mod rebuild;
 mod received;
 pub mod relay;
+pub mod serve;
+mod stats;
 
+pub use compact::{Found, ShortIds};
+pub use rebuild::{PartialBlock, Rebuild};
 pub use received::Received;
+pub use stats::BlockStats;

@@ -6,18 +6,41 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ghost_frames::compact::{CompactBlock, PlacedTransaction};
+pub use ghost_proto::limits::WHOLE_PUSH_BYTES_MAX;
 use ghost_proto::{Block, BlockId, Checkpoint, Header, PeerId, block::HEADER_LEN};
 
-use super::{fetch::FetchTracker, known::KnownBlocks};
-use crate::sync::{Effect, ImportOutcome, RequestId};
+use super::{
+    compact::{Found, ShortIds},
+    favour::{self, Candidate, FAVOURED_PEERS, PUSHED_TO_MAX},
+    fetch::{FetchTracker, Progress},
+    known::KnownBlocks,
+    rebuild::{PartialBlock, Rebuild, Rebuilt},
+    stats::BlockStats,
+};
+use crate::sync::{Effect, ImportOutcome, Offence, RequestId};
 
-/// Largest block, header included, that is pushed whole: it then leaves within QUIC's initial window
-/// (ten datagrams, 14,720 bytes), and a round trip for asking would cost more than the copy.
-pub const WHOLE_PUSH_BYTES_MAX: usize = 14_000;
+/// Peers that are pushed a small block whole.
+pub const WHOLE_PUSH_PEERS: usize = FAVOURED_PEERS;
 
-/// Peers that are pushed a small block whole. Simulated with compact blocks of 2 MB over 1,000 nodes,
-/// three reach 99 % in 523 ms, five in 456 ms for half as many bytes again.
-pub const WHOLE_PUSH_PEERS: usize = 3;
+/// How long the favoured peers have to push a large block that another has announced by header: their push is on its way, and asking costs
+/// its bytes twice.
+pub const PUSH_PATIENCE: Duration = Duration::from_millis(30);
+
+/// Part of a block's transactions that may be missing when it is passed on before it is complete: one in four. What a false compact block can
+/// make a hop fetch in vain is bounded by it.
+const PASS_ON_MISSING: (usize, usize) = (1, 4);
+
+/// Part of a block's transactions that the pool must have for it to be completed by place: one in ten.
+/// With less, the body in one piece is shorter than its transactions with their places.
+const REBUILD_FOUND: (usize, usize) = (1, 10);
+
+/// Share of transactions found below which an announced block is asked for whole: a node that is catching
+/// up has no pool to speak of. Pushed compact blocks go on to be tried, and raise it again.
+const HIT_RATE_MIN: f64 = 0.25;
+
+/// Weight of the newest block in the hit rate: after five without a hit a node asks for blocks whole.
+const HIT_RATE_WEIGHT: f64 = 0.25;
 
 /// Blocks of one slot that are passed on. An honest proposer makes one; a second proves that
 /// it is not honest; more would let it make the network carry what it likes.
@@ -45,6 +68,10 @@ struct Peer {
     known: KnownBlocks,
     announced: VecDeque<BlockId>,
     merit: f64,
+    /// We asked it to push blocks to us.
+    favoured: bool,
+    /// It asked us to.
+    wants_pushes: bool,
 }
 
 /// A block that is here and not imported.
@@ -59,8 +86,11 @@ struct Pending {
 pub(crate) type Orphans = Vec<(PeerId, Checkpoint)>;
 
 /// The relay core; see [`super`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct BlockRelay {
+    seed: [u8; 32],
+    hit_rate: f64,
+    stats: BlockStats,
     peers: BTreeMap<PeerId, Peer>,
     fetches: FetchTracker,
     pending: BTreeMap<BlockId, Pending>,
@@ -77,15 +107,70 @@ fn size(header: &Header) -> usize {
 }
 
 impl BlockRelay {
-    pub(crate) fn peer_up(&mut self, peer: PeerId, outbound: bool, best: BlockId, rtt: Duration) {
+    /// `seed` decides the nonces of compact blocks.
+    pub(crate) fn new(seed: [u8; 32]) -> Self {
+        Self {
+            seed,
+            hit_rate: 1.0,
+            stats: BlockStats::default(),
+            peers: BTreeMap::new(),
+            fetches: FetchTracker::default(),
+            pending: BTreeMap::new(),
+            pending_bytes: 0,
+            siblings: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn peer_up(
+        &mut self,
+        peer: PeerId,
+        outbound: bool,
+        best: BlockId,
+        rtt: Duration,
+        effects: &mut Vec<Effect>,
+    ) {
         let mut known = KnownBlocks::default();
         known.insert(best);
-        self.peers.insert(peer, Peer { outbound, rtt, known, announced: VecDeque::new(), merit: 0.0 });
+        let announced = VecDeque::new();
+        let fresh =
+            Peer { outbound, rtt, known, announced, merit: 0.0, favoured: false, wants_pushes: false };
+        self.peers.insert(peer, fresh);
+        self.favour(effects);
+    }
+
+    /// The peer wants large blocks pushed, or no longer.
+    pub(crate) fn relay_mode(&mut self, peer: &PeerId, push: bool) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.wants_pushes = push;
+        }
+    }
+
+    pub(crate) fn stats(&self) -> BlockStats {
+        BlockStats { hit_rate: self.hit_rate, ..self.stats }
+    }
+
+    /// Tells peers that are favoured from now on, and those that no longer are.
+    fn favour(&mut self, effects: &mut Vec<Effect>) {
+        let candidates = self.peers.iter().map(|(peer, entry)| Candidate {
+            peer: *peer,
+            outbound: entry.outbound,
+            rtt: entry.rtt,
+            merit: entry.merit,
+            favoured: entry.favoured,
+        });
+        let chosen = favour::choose(candidates.collect());
+        for (peer, entry) in &mut self.peers {
+            let push = chosen.contains(peer);
+            if std::mem::replace(&mut entry.favoured, push) != push {
+                effects.push(Effect::RelayMode { peer: *peer, push });
+            }
+        }
     }
 
     /// Blocks that only this peer had are nobody's claim any more; blocks above them are.
     pub(crate) fn peer_down(&mut self, peer: &PeerId, effects: &mut Vec<Effect>) -> Orphans {
         self.peers.remove(peer);
+        self.favour(effects);
         let mut orphans = Vec::new();
         for id in self.fetches.peer_down(peer) {
             self.drop_branch(id, &mut orphans, effects);
@@ -127,7 +212,14 @@ impl BlockRelay {
         if !entry.announced.contains(&id) {
             entry.announced.push_back(id);
         }
-        self.fetches.announced(peer, header, now);
+        let large = size(header) > WHOLE_PUSH_BYTES_MAX;
+        let compact = large && self.hit_rate >= HIT_RATE_MIN;
+        // Whoever announces by header what it could have pushed will not push it.
+        let pushed_soon = large
+            && !entry.favoured
+            && self.peers.values().any(|other| other.favoured && !other.known.contains(&id));
+        let not_before = if pushed_soon { now + PUSH_PATIENCE } else { now };
+        self.fetches.announced(peer, header, compact, not_before, now);
         while let Some(entry) = self.peers.get_mut(&peer)
             && entry.announced.len() > ANNOUNCED_PER_PEER_MAX
             && let Some(oldest) = entry.announced.pop_front()
@@ -139,14 +231,112 @@ impl BlockRelay {
         orphans
     }
 
+    /// A compact block under a checked header, pushed or answered.
+    pub(crate) fn compact(
+        &mut self,
+        peer: PeerId,
+        compact: CompactBlock,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Orphans {
+        let id = compact.header.id();
+        let orphans = self.announced(peer, &compact.header.clone(), now, effects);
+        if !self.fetches.takes_short_ids(&id) {
+            return orphans;
+        }
+        self.stats.compact += 1;
+        if self.fetches.has_room(compact.header.tx_count as usize) {
+            self.fetches.begin(&id, Rebuild::new(peer, compact), now, effects);
+        } else {
+            self.fetches.want_whole(&id, now, effects);
+        }
+        orphans
+    }
+
+    /// What the pool has of a block.
+    pub(crate) fn looked_up(
+        &mut self,
+        id: BlockId,
+        found: Found,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Orphans {
+        let Some((rebuild, pooled)) = self.fetches.looked_up(&id, found) else { return Vec::new() };
+        let (count, missing) = (rebuild.header().tx_count as usize, rebuild.missing_count());
+        let rate = pooled as f64 / count.max(1) as f64;
+        self.hit_rate += (rate - self.hit_rate) * HIT_RATE_WEIGHT;
+        self.stats.transactions_found += pooled as u64;
+        self.stats.transactions_lacked += (count - pooled) as u64;
+        if missing == 0 {
+            self.stats.rebuilt_at_once += 1;
+            return self.complete(id, now, effects);
+        }
+        if (count - missing) * REBUILD_FOUND.1 < count * REBUILD_FOUND.0 {
+            self.stats.whole_instead += 1;
+            self.fetches.want_whole(&id, now, effects);
+        } else if missing * PASS_ON_MISSING.1 <= count * PASS_ON_MISSING.0 {
+            let (compact, partial) = rebuild.pass_on();
+            let unaware = self.unaware(&id);
+            self.push_compact(&unaware, compact, Some(Arc::new(partial)), effects);
+        }
+        Vec::new()
+    }
+
+    /// Transactions of a block that were asked for by place.
+    pub(crate) fn transactions(
+        &mut self,
+        request: RequestId,
+        transactions: Vec<PlacedTransaction>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Orphans {
+        let Some((id, peer)) = self.fetches.request(request) else { return Vec::new() };
+        match self.fetches.placed(request, transactions, now) {
+            Progress::Waiting => Vec::new(),
+            Progress::Complete => self.complete(id, now, effects),
+            Progress::Unrequested => {
+                effects.push(Effect::Offence { peer, what: Offence::Unrequested });
+                self.discard_source(id, &peer, effects)
+            }
+        }
+    }
+
+    fn complete(&mut self, id: BlockId, now: Instant, effects: &mut Vec<Effect>) -> Orphans {
+        match self.fetches.finish(&id, now, effects) {
+            Some((block, rebuilt, from)) => {
+                self.stats.rebuilt += 1;
+                self.take(from, Arc::new(block), Some(&rebuilt), effects)
+            }
+            None => {
+                self.stats.whole_instead += 1;
+                Vec::new()
+            }
+        }
+    }
+
     /// A block whose body matches its checked header: passes it on, then hands it to import.
     pub(crate) fn received(&mut self, from: PeerId, block: Arc<Block>, effects: &mut Vec<Effect>) -> Orphans {
+        let known = self.pending.contains_key(&block.header().id());
+        let orphans = self.take(from, block, None, effects);
+        self.stats.whole += u64::from(!known);
+        orphans
+    }
+
+    fn take(
+        &mut self,
+        from: PeerId,
+        block: Arc<Block>,
+        rebuilt: Option<&Rebuilt>,
+        effects: &mut Vec<Effect>,
+    ) -> Orphans {
         let (id, bytes) = (block.header().id(), size(block.header()));
         self.peer_has(&from, id);
         if self.pending.contains_key(&id) || !self.admit_sibling(block.header()) {
             return Vec::new();
         }
+        let mut first = from;
         if let Some((_, sources)) = self.fetches.remove(&id, effects) {
+            first = *sources.first().unwrap_or(&from);
             for source in sources {
                 self.no_longer_announced(&source, &id);
             }
@@ -156,8 +346,9 @@ impl BlockRelay {
             return vec![(from, checkpoint(block.header()))];
         }
         self.pending_bytes += bytes;
-        self.credit(&from);
-        self.spread(&block, effects);
+        self.credit(&first);
+        self.favour(effects);
+        self.spread(&block, rebuilt, effects);
         self.pending.insert(id, Pending { block, from, handed: false });
         self.hand_over(id, effects);
         Vec::new()
@@ -166,7 +357,7 @@ impl BlockRelay {
     /// A block of our own making.
     pub(crate) fn produced(&mut self, block: &Arc<Block>, effects: &mut Vec<Effect>) {
         self.admit_sibling(block.header());
-        self.spread(block, effects);
+        self.spread(block, None, effects);
     }
 
     /// Tells those who are not known to have it of a block that came by another way.
@@ -298,10 +489,19 @@ impl BlockRelay {
         effects.push(Effect::Announce { peers, header: header.clone() });
     }
 
-    fn spread(&mut self, block: &Arc<Block>, effects: &mut Vec<Effect>) {
+    fn spread(&mut self, block: &Arc<Block>, rebuilt: Option<&Rebuilt>, effects: &mut Vec<Effect>) {
         let id = block.header().id();
         let mut rest = self.unaware(&id);
-        if size(block.header()) <= WHOLE_PUSH_BYTES_MAX && !rest.is_empty() {
+        if size(block.header()) > WHOLE_PUSH_BYTES_MAX {
+            if rest.iter().any(|peer| self.peers[peer].wants_pushes) {
+                let compact = match rebuilt {
+                    Some(rebuilt) => rebuilt.compact(block),
+                    None => ShortIds::of(block, self.nonce(&id)).compact(block.header().clone(), []),
+                };
+                self.push_compact(&rest, compact, None, effects);
+                rest = self.unaware(&id);
+            }
+        } else if !rest.is_empty() {
             self.rank(&mut rest);
             let chosen: Vec<PeerId> = rest.drain(..rest.len().min(WHOLE_PUSH_PEERS)).collect();
             for peer in &chosen {
@@ -311,6 +511,33 @@ impl BlockRelay {
             rest.sort_unstable();
         }
         self.tell(rest, block.header(), effects);
+    }
+
+    /// To those of `peers` who asked for it.
+    fn push_compact(
+        &mut self,
+        peers: &[PeerId],
+        compact: CompactBlock,
+        partial: Option<Arc<PartialBlock>>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut peers: Vec<PeerId> =
+            peers.iter().filter(|peer| self.peers[*peer].wants_pushes).copied().collect();
+        if peers.is_empty() {
+            return;
+        }
+        self.rank(&mut peers);
+        peers.truncate(PUSHED_TO_MAX);
+        for peer in &peers {
+            self.peer_has(peer, compact.header.id());
+        }
+        effects.push(Effect::PushCompact { peers, compact: Arc::new(compact), partial });
+    }
+
+    /// Of each node another: two transactions that have the same short id for one node have not for the next.
+    fn nonce(&self, id: &BlockId) -> u64 {
+        let hash = blake3::keyed_hash(&self.seed, &id.0);
+        hash.as_bytes()[..8].iter().fold(0, |nonce, byte| nonce << 8 | u64::from(*byte))
     }
 
     /// Best first: merit, then round trip. One of the first [`WHOLE_PUSH_PEERS`] is outbound if any is: an attacker can

@@ -638,6 +638,11 @@ impl Pool {
         Some(&self.senders[address].txs[nonce].tx)
     }
 
+    /// Every transaction, ready or parked, in no order to rely on.
+    pub fn transactions(&self) -> impl Iterator<Item = &VerifiedTransaction> {
+        self.senders.values().flat_map(|sender| sender.txs.values().map(|entry| &entry.tx))
+    }
+
     /// True if it waits here.
     pub fn contains(&self, id: &TxId) -> bool {
         self.index.contains_key(id)

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ghost_frames::compact::CompactBlock;
 use ghost_proto::{Block, BlockId, Checkpoint, Header, PeerId};
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     tip::TipWatch,
 };
 use crate::block::{
-    Received,
+    BlockStats, Received,
     relay::{BlockRelay, Orphans},
 };
 
@@ -27,6 +28,8 @@ pub struct Config {
     pub head: Checkpoint,
     /// Length of a slot.
     pub slot: Duration,
+    /// Decides the nonces of compact blocks: random, and another one on each node.
+    pub seed: [u8; 32],
 }
 
 /// Announcing, fetching and catching up.
@@ -56,7 +59,7 @@ impl BlockSync {
         let mut certificate = CertificateQuest::default();
         certificate.begin();
         Self {
-            relay: BlockRelay::default(),
+            relay: BlockRelay::new(config.seed),
             sync: ChainSync::new(config.head),
             certificate,
             tip: TipWatch::new(config.slot, now),
@@ -78,12 +81,23 @@ impl BlockSync {
                 if self.sync.peers.contains_key(&peer) {
                     self.peer_down(&peer, fx);
                 }
-                self.relay.peer_up(peer, outbound, best.id, rtt);
+                self.relay.peer_up(peer, outbound, best.id, rtt, fx);
                 self.sync.peers.insert(peer, SyncPeer::new(outbound, rtt, best, best_known));
             }
             Input::PeerDown { peer } => self.peer_down(&peer, fx),
             Input::Announced { peer, header, verdict } => self.announced(peer, &header, verdict, now, fx),
             Input::Pushed { peer, block, verdict } => self.pushed(peer, block, verdict, now, fx),
+            Input::Compact { peer, compact, verdict } => self.compact(peer, compact, verdict, now, fx),
+            Input::RelayMode { peer, push } => self.relay.relay_mode(&peer, push),
+            Input::LookedUp { id, found } => {
+                let orphans = self.relay.looked_up(id, found, now, fx);
+                self.claim(orphans);
+            }
+            Input::FetchedCompact { request, compact } => self.fetched_compact(request, compact, now, fx),
+            Input::FetchedTransactions { request, transactions } => {
+                let orphans = self.relay.transactions(request, transactions, now, fx);
+                self.claim(orphans);
+            }
             Input::Missing { peer, block } => self.sync.claimed(&peer, block),
             Input::Produced { block } => self.relay.produced(&block, fx),
             Input::Headers { request, headers } => self.sync.headers(request, headers, now, fx),
@@ -154,6 +168,11 @@ impl BlockSync {
     /// Announced blocks waited for; blocks here and not imported; bytes of those.
     pub fn relay_load(&self) -> (usize, usize, usize) {
         self.relay.load()
+    }
+
+    /// How new blocks came, counted.
+    pub fn block_stats(&self) -> BlockStats {
+        self.relay.stats()
     }
 
     fn claim(&mut self, orphans: Orphans) {
@@ -247,6 +266,43 @@ impl BlockSync {
             let orphans = self.relay.received(peer, block, fx);
             self.claim(orphans);
         }
+    }
+
+    fn compact(
+        &mut self,
+        peer: PeerId,
+        compact: CompactBlock,
+        verdict: HeaderVerdict,
+        now: Instant,
+        fx: &mut Vec<Effect>,
+    ) {
+        let id = compact.header.id();
+        let ours = !self.sync.covers(&id) && !self.sync.covers(&compact.header.parent);
+        let usable = verdict == HeaderVerdict::Good && ours && !self.sync.is_bad(&id);
+        if !usable || !self.sync.peers.contains_key(&peer) {
+            return self.announced(peer, &compact.header, verdict, now, fx);
+        }
+        self.relay.peer_has(&peer, id);
+        self.sync.reaches(&peer, compact.header.height);
+        let orphans = self.relay.compact(peer, compact, now, fx);
+        self.claim(orphans);
+    }
+
+    fn fetched_compact(
+        &mut self,
+        request: RequestId,
+        compact: CompactBlock,
+        now: Instant,
+        fx: &mut Vec<Effect>,
+    ) {
+        let Some((id, peer)) = self.relay.request(request) else { return };
+        let orphans = if compact.header.id() == id {
+            self.relay.compact(peer, compact, now, fx)
+        } else {
+            fx.push(Effect::Offence { peer, what: Offence::Unrequested });
+            self.relay.discard_source(id, &peer, fx)
+        };
+        self.claim(orphans);
     }
 
     /// A peer sent a false body for a block: it is not asked for bodies again.

@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ghost_frames::StreamType;
+use ghost_frames::{
+    StreamType,
+    compact::{CompactBlock, PlacedTransaction},
+};
 use ghost_proto::{Block, BlockId, Checkpoint, Header, PeerId};
 
 use super::progress::SyncState;
-use crate::block::Received;
+use crate::block::{Found, PartialBlock, Received, ShortIds};
 
 /// Names one request from its effect to its end. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -118,6 +121,44 @@ pub enum Input {
         /// What the chain says of its header.
         verdict: HeaderVerdict,
     },
+    /// A compact block came on the block push stream.
+    Compact {
+        /// From whom.
+        peer: PeerId,
+        /// As it came.
+        compact: CompactBlock,
+        /// What the chain says of its header.
+        verdict: HeaderVerdict,
+    },
+    /// How a peer wants to hear of new blocks.
+    RelayMode {
+        /// Who.
+        peer: PeerId,
+        /// True if large ones are to be pushed to it.
+        push: bool,
+    },
+    /// The answer to [`Effect::LookUp`].
+    LookedUp {
+        /// Which block.
+        id: BlockId,
+        /// What the pool has of it: [`ShortIds::select`].
+        found: Found,
+    },
+    /// A compact block in answer to [`Effect::RequestCompact`]. If a whole one comes instead, that is
+    /// [`Input::Fetched`].
+    FetchedCompact {
+        /// Which request.
+        request: RequestId,
+        /// As it came.
+        compact: CompactBlock,
+    },
+    /// One frame of the answer to [`Effect::RequestTransactions`].
+    FetchedTransactions {
+        /// Which request.
+        request: RequestId,
+        /// As they came.
+        transactions: Vec<PlacedTransaction>,
+    },
     /// A vote, a certificate or a status names a block that the chain does not have.
     Missing {
         /// Who told us.
@@ -207,7 +248,6 @@ pub enum Offence {
 
 /// What the shell is to do.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "a handful for each input, moved once")]
 pub enum Effect {
     /// Send [`super::headers_request`] of `after` on a stream of type [`StreamType::Sync`].
     RequestHeaders {
@@ -228,6 +268,48 @@ pub enum Effect {
         stream: StreamType,
         /// Which blocks, ascending; never empty.
         ids: Vec<BlockId>,
+    },
+    /// Send a `CompactRequest` on a stream of type [`StreamType::BlockFetch`].
+    RequestCompact {
+        /// Whom.
+        peer: PeerId,
+        /// Names the request.
+        request: RequestId,
+        /// Which block.
+        id: BlockId,
+    },
+    /// Send a `BlockTransactionsRequest` on a stream of type [`StreamType::BlockFetch`].
+    RequestTransactions {
+        /// Whom.
+        peer: PeerId,
+        /// Names the request.
+        request: RequestId,
+        /// Which block.
+        id: BlockId,
+        /// Places in it, ascending; never empty.
+        places: Vec<u32>,
+    },
+    /// Look these up in the pool and answer with [`Input::LookedUp`].
+    LookUp {
+        /// The short ids of a block's transactions.
+        wanted: Arc<ShortIds>,
+    },
+    /// Send a `CompactBlock` on the block push stream.
+    PushCompact {
+        /// To each of these.
+        peers: Vec<PeerId>,
+        /// The block.
+        compact: Arc<CompactBlock>,
+        /// While the block itself is not here: what of it can be served already. The rest follows with
+        /// [`Effect::Import`] of the block, or never. Keep a few of these, the latest.
+        partial: Option<Arc<PartialBlock>>,
+    },
+    /// Send a `BlockRelayMode` on the block push stream.
+    RelayMode {
+        /// Whom.
+        peer: PeerId,
+        /// True if it is to push large blocks to us.
+        push: bool,
     },
     /// Send a `CertificateRequest` on a stream of type [`StreamType::Sync`].
     RequestCertificate {

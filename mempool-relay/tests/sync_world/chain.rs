@@ -62,18 +62,40 @@ fn transactions(parent: &BlockId, height: u64, payload: usize) -> Vec<SignedTran
 
 /// Seals a block on `parent`. `fork` moves the slot, so that two forks differ; below 8.
 pub fn seal(parent: Checkpoint, fork: u64, payload: usize) -> Arc<Block> {
+    seal_of(parent, fork, transactions(&parent.id, parent.height + 1, payload))
+}
+
+/// `count` transactions with payloads of this size, all different.
+pub fn many(count: usize, payload: usize) -> Vec<SignedTransaction> {
+    let one = |n: usize| {
+        let key = &keys()[n % 4];
+        Transaction {
+            chain_id: 1,
+            sender_key: key.public(),
+            nonce: 1_000_000 + n as u64,
+            gas_limit: 21_000,
+            gas_price: 1,
+            action: Action::Transfer {
+                to: Address([1; 20]),
+                value: 1,
+                payload: Bytes::from(vec![7; payload]),
+            },
+        }
+        .sign(key)
+        .expect("fits")
+        .into_signed()
+    };
+    (0..count).map(one).collect()
+}
+
+/// Seals a block of these transactions on `parent`. `fork` as for [`seal`].
+pub fn seal_of(parent: Checkpoint, fork: u64, mut transactions: Vec<SignedTransaction>) -> Arc<Block> {
+    sort_canonically(&parent.id, &mut transactions);
     let height = parent.height + 1;
     let slot = height * 8 + fork;
     let proposer = (slot % 4) as u16;
-    let builder = BlockBuilder {
-        parent: parent.id,
-        height,
-        slot,
-        proposer,
-        transactions: transactions(&parent.id, height, payload),
-        receipts: Vec::new(),
-        state: [0; 32],
-    };
+    let (receipts, state) = (Vec::new(), [0; 32]);
+    let builder = BlockBuilder { parent: parent.id, height, slot, proposer, transactions, receipts, state };
     Arc::new(builder.seal(&GENESIS, &keys()[usize::from(proposer)]))
 }
 

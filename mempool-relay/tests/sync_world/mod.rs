@@ -162,7 +162,7 @@ impl World {
     pub fn new(stored: &[Arc<Block>]) -> Self {
         let now = Instant::now();
         let chain = Chain::of(stored);
-        let config = Config { head: chain.head_checkpoint(), slot: ms(1000) };
+        let config = Config { head: chain.head_checkpoint(), slot: ms(1000), seed: [0; 32] };
         Self {
             now,
             start: now,
@@ -437,6 +437,14 @@ impl World {
                 Effect::RequestBlocks { peer, request, ids, .. } => {
                     assert!(!ids.is_empty());
                     self.ask(peer, request, Question::Blocks(ids));
+                }
+                // A peer may answer with the block whole, and without a pool that is what helps.
+                Effect::RequestCompact { peer, request, id } => {
+                    self.ask(peer, request, Question::Blocks(vec![id]));
+                }
+                Effect::RelayMode { .. } => {}
+                Effect::RequestTransactions { .. } | Effect::LookUp { .. } | Effect::PushCompact { .. } => {
+                    panic!("nobody sends or wants short ids here")
                 }
                 Effect::RequestCertificate { peer, request } => {
                     self.tally.certificates_asked += 1;

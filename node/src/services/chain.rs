@@ -6,14 +6,15 @@
 //! have to wait for it stands in another task.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::{Arc, Mutex, RwLock},
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use ghost_frames::{
     Frame, Payload, StreamType,
     block::{BlockAnnounce, BlocksRequest, WholeBlock},
+    compact::{BlockRelayMode, BlockTransactionsRequest, CompactRequest},
     consensus::{Certificate, Vote as VoteFrame},
     sync::CertificateRequest,
 };
@@ -26,8 +27,8 @@ use ghost_mempool_relay::{
     },
 };
 use ghost_proto::{
-    Action, Address, Block, BlockId, Checkpoint, FinalityCertificate, Genesis, Header, PeerId,
-    SignedTransaction, TxId, Vote,
+    Action, Address, Block, Checkpoint, FinalityCertificate, Genesis, Header, PeerId, SignedTransaction,
+    TxId, Vote,
 };
 use ghost_protocol::{Overlay, Session, inbox::Pushed, session::Direction};
 use rand_chacha::ChaCha12Rng;
@@ -40,6 +41,7 @@ use super::{
     conduct::{Conduct, Offence},
     requests::{Report, Requests},
     transactions::{ToTransactions, accounts_of},
+    underway::Underway,
 };
 use crate::{
     chain::{
@@ -77,26 +79,6 @@ pub(crate) struct HeadNote {
     pub(crate) reorganised: bool,
 }
 
-/// Blocks that were announced to others and are not in the store yet. At most what the sync core
-/// holds.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Underway(Arc<RwLock<HashMap<BlockId, Arc<Block>>>>);
-
-impl Underway {
-    pub(crate) fn get(&self, id: &BlockId) -> Option<Arc<Block>> {
-        self.0.read().expect("no code panics while it holds the blocks").get(id).cloned()
-    }
-
-    fn insert(&self, block: &Arc<Block>) {
-        let mut blocks = self.0.write().expect("no code panics while it holds the blocks");
-        blocks.insert(block.header().id(), block.clone());
-    }
-
-    fn remove(&self, id: &BlockId) {
-        self.0.write().expect("no code panics while it holds the blocks").remove(id);
-    }
-}
-
 /// What the chain task needs.
 pub(crate) struct ChainService {
     pub(crate) chain: Chain,
@@ -113,6 +95,8 @@ pub(crate) struct ChainService {
     pub(crate) heads: watch::Sender<HeadNote>,
     pub(crate) progress: watch::Sender<SyncProgress>,
     pub(crate) underway: Underway,
+    /// Decides the nonces of compact blocks.
+    pub(crate) relay_seed: [u8; 32],
     /// Propose nothing before: a restarted node first hears what its peers have.
     pub(crate) listen_first: Option<Instant>,
 }
@@ -136,7 +120,11 @@ impl ChainService {
     pub(crate) async fn run(self) -> Result<(), StoreError> {
         let genesis = self.chain.genesis().clone();
         let view = self.chain.view();
-        let config = SyncConfig { head: view.head().into(), slot: Duration::from_millis(genesis.slot_ms) };
+        let config = SyncConfig {
+            head: view.head().into(),
+            slot: Duration::from_millis(genesis.slot_ms),
+            seed: self.relay_seed,
+        };
         let sync = BlockSync::new(config, Instant::now().into_std());
         Running {
             service: self,
@@ -256,6 +244,13 @@ impl Running {
                 let verdict = self.judge(&block.header)?;
                 self.input(Input::Pushed { peer, block: Received::read(block), verdict }).await
             }
+            Frame::CompactBlock(compact) => {
+                let verdict = self.judge(&compact.header)?;
+                self.input(Input::Compact { peer, compact, verdict }).await
+            }
+            Frame::BlockRelayMode(mode) => {
+                self.input(Input::RelayMode { peer, push: mode == BlockRelayMode::Push }).await
+            }
             _ => Ok(()),
         }
     }
@@ -326,6 +321,10 @@ impl Running {
                     };
                     Input::Certificate { request, verdict }
                 }
+                Frame::CompactBlock(compact) => Input::FetchedCompact { request, compact },
+                Frame::BlockTransactions(frame) => {
+                    Input::FetchedTransactions { request, transactions: frame.transactions }
+                }
                 // Anything else was not asked for; the end of the request says that nothing came.
                 _ => return Ok(()),
             },
@@ -346,6 +345,7 @@ impl Running {
             let Some(input) = self.perform_one(effect).await? else { continue };
             queue.extend(self.sync.handle(input, Instant::now().into_std()));
         }
+        self.service.underway.keep(|id| self.sync.block(id).is_some());
         Ok(())
     }
 
@@ -363,6 +363,32 @@ impl Running {
             Effect::RequestBlocks { peer, request, stream, ids } => {
                 self.start(peer, request, stream, BlocksRequest { ids }.to_frame());
             }
+            Effect::RequestCompact { peer, request, id } => {
+                self.start(peer, request, StreamType::BlockFetch, CompactRequest(id).to_frame());
+            }
+            Effect::RequestTransactions { peer, request, id, places } => {
+                let frame = BlockTransactionsRequest { block: id, indexes: places }.to_frame();
+                self.start(peer, request, StreamType::BlockFetch, frame);
+            }
+            Effect::LookUp { wanted } => {
+                let found = {
+                    let pool = self.service.pool.lock().expect("no code panics while it holds the pool");
+                    wanted.select(pool.transactions().map(|tx| &**tx))
+                };
+                return Ok(Some(Input::LookedUp { id: wanted.block(), found }));
+            }
+            Effect::PushCompact { peers, compact, partial } => {
+                if let Some(partial) = partial {
+                    self.service.underway.insert_partial(partial);
+                } else if let Some(block) = self.sync.block(&compact.header.id()) {
+                    self.service.underway.insert(block);
+                }
+                self.push(&peers, &compact.to_frame());
+            }
+            Effect::RelayMode { peer, push } => {
+                let mode = if push { BlockRelayMode::Push } else { BlockRelayMode::Announce };
+                self.push(&[peer], &mode.to_frame());
+            }
             Effect::RequestCertificate { peer, request } => {
                 self.start(peer, request, StreamType::Sync, CertificateRequest.to_frame());
             }
@@ -372,6 +398,7 @@ impl Running {
                 return Ok(Some(Input::HeadersChecked { request, verdict }));
             }
             Effect::Import { block, from } => {
+                self.service.underway.insert(&block);
                 let input = self.import(block).await?;
                 if matches!(input, Input::Imported { outcome: ImportOutcome::Stored, .. }) {
                     self.service.conduct.brought_block(from);
@@ -382,10 +409,7 @@ impl Running {
                 if let Some(block) = self.sync.block(&header.id()) {
                     self.service.underway.insert(block);
                 }
-                let frame = BlockAnnounce(header).to_frame();
-                for session in peers.iter().filter_map(|peer| self.sessions.get(peer)) {
-                    session.push(StreamType::BlockPush, &frame);
-                }
+                self.push(&peers, &BlockAnnounce(header).to_frame());
             }
             Effect::PushWhole { peers, block } => {
                 let encoded = block.encode();
@@ -393,9 +417,7 @@ impl Running {
                     <WholeBlock as ghost_frames::writer::Registered>::KIND,
                     &encoded,
                 );
-                for session in peers.iter().filter_map(|peer| self.sessions.get(peer)) {
-                    session.push(StreamType::BlockPush, &frame);
-                }
+                self.push(&peers, &frame);
             }
             Effect::Offence { peer, what } => self.service.conduct.offence(peer, Offence::Block(what)),
             Effect::State(state) => {
@@ -416,6 +438,12 @@ impl Running {
             }
         }
         Ok(None)
+    }
+
+    fn push(&self, peers: &[PeerId], frame: &ghost_frames::EncodedFrame) {
+        for session in peers.iter().filter_map(|peer| self.sessions.get(peer)) {
+            session.push(StreamType::BlockPush, frame);
+        }
     }
 
     fn start(
@@ -452,7 +480,7 @@ impl Running {
             self.service.chain.flush()?;
         }
         self.service.metrics.block_import_seconds.observe(begun.elapsed().as_secs_f64());
-        self.service.underway.remove(&id);
+        self.service.underway.imported(&id);
         let outcome = match result {
             Ok(imported) => {
                 self.imported(imported).await?;
@@ -515,6 +543,8 @@ impl Running {
                 self.turn = None;
                 self.service.metrics.blocks_proposed.inc();
                 let block = Arc::new(proposed.block);
+                self.service.underway.insert(&block);
+                self.service.underway.imported(&block.header().id());
                 // Told before anything else is done with it: every millisecond counts on its way.
                 self.input(Input::Produced { block }).await?;
                 self.imported(proposed.imported).await

@@ -19,3 +19,4 @@ pub(crate) mod requests;
 pub(crate) mod rpc;
 pub(crate) mod serve;
 pub(crate) mod transactions;
+pub(crate) mod underway;

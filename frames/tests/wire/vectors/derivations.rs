@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{freeze, unhex};
-use crate::samples::{SALT, State, World, intrinsic_gas, lthash, short_id};
+use crate::samples::{COMPACT_NONCE, SALT, State, World, compact_short_id, intrinsic_gas, lthash, short_id};
 use crate::sketch;
 
 /// One computed value.
@@ -126,6 +126,11 @@ fn compute(derivation: &str, input: &BTreeMap<String, Value>) -> Value {
                 json!([format!("{:016x}", symbol.sum), format!("{:08x}", symbol.check), symbol.count])
             };
             symbols.iter().map(row).collect()
+        }
+        "compact_short_id" => {
+            let nonce = u64::from_be_bytes(array(&input["nonce"]));
+            let id = compact_short_id(&BlockId(array(&input["block"])), nonce, &TxId(array(&input["id"])));
+            hex::encode(id).into()
         }
         "intrinsic_gas" => intrinsic_gas(&unhex(input["payload"].as_str().unwrap())).into(),
         "fee_class" => input["gas_price"].as_u64().unwrap().max(1).ilog2().into(),
@@ -242,6 +247,15 @@ fn derivations(world: &World) -> Vec<Derivation> {
             "of a thousand made-up ids, each its number in four bytes, eight times; around the last count",
             json!({
                 "connection_key": sketch_key, "nonce": "0000000000000000", "ids": thousand, "first": 70, "count": 20,
+            }),
+        ),
+        derive(
+            "compact_short_id",
+            "of the first transaction in the compact block of height 1",
+            json!({
+                "block": hex::encode(world.block.header().id().0),
+                "nonce": hex::encode(COMPACT_NONCE.to_be_bytes()),
+                "id": ids[0],
             }),
         ),
         derive("state_commitment", "of nothing", json!({ "entries": [] })),

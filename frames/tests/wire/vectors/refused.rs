@@ -39,7 +39,7 @@ fn head(kind: u64, length: u64) -> Vec<u8> {
 
 /// Cases: name, stream, bytes, error, and what is wrong with them.
 fn cases(world: &World) -> Vec<(String, StreamType, Vec<u8>, &'static str, &'static str)> {
-    use StreamType::{BlockFetch, Consensus, Control, Discovery, Rpc, Sync, TxFetch, TxPush};
+    use StreamType::{BlockFetch, BlockPush, Consensus, Control, Discovery, Rpc, Sync, TxFetch, TxPush};
     let tx = world.transactions[0].bytes();
     let header = world.block.header().bytes();
     let vote = world.vote(3).encode();
@@ -182,6 +182,44 @@ fn cases(world: &World) -> Vec<(String, StreamType, Vec<u8>, &'static str, &'sta
         "Malformed",
         "lengths inside payloads have one form",
     );
+    let compact = world.samples().into_iter().find(|sample| sample.name == "a compact block").unwrap();
+    let compact = compact.frame.encode().bytes()[3..].to_vec();
+    case(
+        "block: pushed and longer than what is pushed whole",
+        BlockPush,
+        head(0x22, limits::WHOLE_PUSH_BYTES_MAX as u64 + 1),
+        "TooLarge",
+        "longer ones go compact",
+    );
+    case(
+        "compact block: one short id too few",
+        BlockPush,
+        framed(0x23, &compact[..compact.len() - 6]),
+        "Malformed",
+        "with the one that stands there whole, the header wants two",
+    );
+    case(
+        "compact block: an index beyond the block",
+        BlockPush,
+        framed(0x23, &edit(&compact, 236, 3)),
+        "Malformed",
+        "three transactions are 0 to 2",
+    );
+    case(
+        "block transactions request: an index beyond any block",
+        BlockFetch,
+        framed(0x25, &[[0; 32].as_slice(), &0x8003_5e50_u32.to_be_bytes()].concat()),
+        "Malformed",
+        "220,752",
+    );
+    case(
+        "block transactions request: no index",
+        BlockFetch,
+        framed(0x25, &[0; 32]),
+        "Malformed",
+        "at least one",
+    );
+    case("block relay mode: 2", BlockPush, framed(0x27, &[2]), "Malformed", "0 or 1");
     case("block request: empty", BlockFetch, framed(0x21, b""), "Malformed", "at least one id");
     case("block request: 33 bytes", BlockFetch, framed(0x21, &[0; 33]), "Malformed", "not a multiple of 32");
     case(

@@ -1,0 +1,21 @@
+/// Counts of how new blocks came, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct BlockStats {
+    /// Blocks that came whole, pushed or asked for. Not those of chain sync.
+    pub whole: u64,
+    /// Blocks whose short ids were looked up in the pool.
+    pub compact: u64,
+    /// Of these, put together.
+    pub rebuilt: u64,
+    /// Of those, without asking for anything: the pool and what came along had it all.
+    pub rebuilt_at_once: u64,
+    /// Of `compact`, asked for whole after all: hardly any of it was in the pool, or what was put together
+    /// was not the block.
+    pub whole_instead: u64,
+    /// Transactions of such blocks that the pool had.
+    pub transactions_found: u64,
+    /// Transactions of such blocks that it had not.
+    pub transactions_lacked: u64,
+    /// Share of its transactions that the pool has of a block, the latest blocks counting most; 1 at the start.
+    pub hit_rate: f64,
+}
