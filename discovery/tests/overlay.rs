@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::print_stdout)]
 
+mod killed;
 mod world;
 
 use std::{net::SocketAddr, time::Duration};
@@ -190,6 +191,80 @@ fn scenario_15_with_a_poisoned_book_an_anchor_is_reached_first() {
     println!("eight honest connections after {:?}", world.at - began);
 }
 
+/// 20 honest nodes, a victim that was one of them and is down, and 1,000 hostile nodes in 300 netgroups that
+/// answer, name only their like, and fill the victim's book.
+fn surrounded() -> (World, usize) {
+    let mut world = public(21);
+    let victim = 20;
+    let full = |world: &World| world.nodes[victim].overlay.dialler().outbound(Kind::FullRelay) == 8;
+    assert!(world.run(600 * SECOND, full));
+    let settled = world.at + 10 * SECOND;
+    world.run(settled, |_| false);
+    world.kill(victim);
+    world.nodes[victim].seed = None;
+    let now = world.now();
+    let mut writes = Vec::new();
+    for n in 21..1021 {
+        let group = n % 300;
+        let at: Endpoint =
+            SocketAddr::new([60 + (group % 30) as u8, (group / 30) as u8, (n / 300) as u8, 1].into(), 4001)
+                .into();
+        let mut config = OverlayConfig::new(peer(n));
+        config.dial.full_relay = 0;
+        config.dial.block_only = 0;
+        config.dial.feeler_every = Duration::ZERO;
+        world.add(at.clone(), config);
+        world.nodes[n].hostile = true;
+        world.boot(n, seed(n));
+        let key = Key { peer: key(n).public(), endpoint: at.clone() };
+        writes.push(Write::Entry(Change::Put(Row { key, ..row(n as u32, at, 1000 + group as u16, now) })));
+    }
+    world.nodes[victim].store.apply(&Batch { writes }).unwrap();
+    (world, victim)
+}
+
+fn honest_links(world: &World, victim: usize) -> usize {
+    world.nodes[victim].links.iter().filter(|&&n| !world.nodes[n].hostile).count()
+}
+
+#[test]
+fn scenario_15_twenty_honest_and_a_thousand_hostile_an_anchor_holds_the_line() {
+    let (mut world, victim) = surrounded();
+    let began = world.at;
+    world.boot(victim, seed(3000));
+    assert!(world.run(began + 300 * SECOND, |world| honest_links(world, victim) > 0));
+    let first = world.at - began;
+    world.run(began + 1800 * SECOND, |_| false);
+    let (honest, all) = (honest_links(&world, victim), world.nodes[victim].links.len());
+    println!(
+        "20 honest, 1,000 hostile: an honest peer after {first:?}; after 30 min {honest} honest of {all} links"
+    );
+    assert!(first < SECOND && honest >= 2, "{first:?}, {honest} honest of {all}");
+}
+
+#[test]
+fn scenario_15_with_no_anchor_left_among_a_thousand_hostile_an_honest_peer_or_an_alarm() {
+    let (mut world, victim) = surrounded();
+    let saved = world.nodes[victim].store.load().unwrap();
+    let anchors: Vec<usize> =
+        (0..20).filter(|&n| saved.anchors.iter().any(|anchor| anchor.peer == peer(n))).collect();
+    anchors.into_iter().for_each(|n| world.kill(n));
+    let began = world.at;
+    world.boot(victim, seed(3001));
+    // All it reached by then serve a stale tip, which its sync notices after half a minute.
+    world.run(began + 30 * SECOND, |_| false);
+    if honest_links(&world, victim) == 0 {
+        world.input(victim, Input::TipStale);
+    }
+    let done = |world: &World| honest_links(world, victim) > 0 || !world.nodes[victim].alarms.is_empty();
+    assert!(world.run(began + 300 * SECOND, done));
+    let what = match world.nodes[victim].alarms.first() {
+        Some((_, alarm)) => alarm.clone(),
+        None => "an honest peer".into(),
+    };
+    println!("no anchor left, 1,000 hostile: {what} after {:?}", world.at - began);
+}
+
 #[test]
 fn scenario_15_without_anchors_an_honest_peer_or_an_alarm_within_five_minutes() {
     let (mut world, victim) = poisoned();
@@ -263,7 +338,9 @@ fn flooded(groups: usize, slots: usize) -> (usize, usize) {
     let mut victim = quiet(0);
     victim.inbound.connections_max = slots;
     world.add(place(0), victim);
-    (1..=20).for_each(|n| drop(world.add(place(n), towards_victim(n))));
+    for n in 1..=20 {
+        world.add(place(n), towards_victim(n));
+    }
     for n in 21..1021 {
         let at = [200, (n % groups) as u8, (n / 250) as u8, (n % 250) as u8];
         world.add(SocketAddr::new(at.into(), 4001).into(), towards_victim(n));

@@ -228,7 +228,8 @@ impl World {
                     self.messages += 1;
                     self.later(LATENCY, Event::Asked { from: n, to, limit });
                 }
-                Effect::ChallengeTip { .. } => {}
+                // Nothing here says where it sees others, and there are no chains.
+                Effect::ChallengeTip { .. } | Effect::AskDialBack { .. } | Effect::ReachChanged => {}
                 Effect::Alarm(alarm) => {
                     let at = self.at;
                     self.nodes[n].alarms.push((at, alarm.to_string()));
