@@ -11,6 +11,8 @@
 //! | [`exchange`] | questions, and whom we met | the answer of the day; whom to ask |
 //! | [`dial`] | connections, failures, stale tips | dials and drops |
 //! | [`inbound`], [`evict`] | first packets, peers that arrived | who gets in, and who goes for it |
+//! | [`reach`] | where peers see us, dials back | whether we can be reached |
+//! | [`eclipse`] | stale tips, sources, tips | an alarm, with its reasons |
 //! | [`conduct`] | offences and what else happened | bans, and each peer's story |
 //! | [`store`] | batches of changes | what was kept |
 //!
@@ -28,12 +30,14 @@ pub mod book;
 pub mod clock;
 pub mod conduct;
 pub mod dial;
+pub mod eclipse;
 pub mod evict;
 pub mod exchange;
 pub mod inbound;
 pub mod netgroup;
 pub mod overlay;
 pub mod prefix;
+pub mod reach;
 pub mod record;
 pub mod store;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::print_stdout)]
 
+mod killed;
 mod world;
 
 use std::{net::SocketAddr, time::Duration};
@@ -190,6 +191,80 @@ fn scenario_15_with_a_poisoned_book_an_anchor_is_reached_first() {
     println!("eight honest connections after {:?}", world.at - began);
 }
 
+/// 20 honest nodes, a victim that was one of them and is down, and 1,000 hostile nodes in 300 netgroups that
+/// answer, name only their like, and fill the victim's book.
+fn surrounded() -> (World, usize) {
+    let mut world = public(21);
+    let victim = 20;
+    let full = |world: &World| world.nodes[victim].overlay.dialler().outbound(Kind::FullRelay) == 8;
+    assert!(world.run(600 * SECOND, full));
+    let settled = world.at + 10 * SECOND;
+    world.run(settled, |_| false);
+    world.kill(victim);
+    world.nodes[victim].seed = None;
+    let now = world.now();
+    let mut writes = Vec::new();
+    for n in 21..1021 {
+        let group = n % 300;
+        let at: Endpoint =
+            SocketAddr::new([60 + (group % 30) as u8, (group / 30) as u8, (n / 300) as u8, 1].into(), 4001)
+                .into();
+        let mut config = OverlayConfig::new(peer(n));
+        config.dial.full_relay = 0;
+        config.dial.block_only = 0;
+        config.dial.feeler_every = Duration::ZERO;
+        world.add(at.clone(), config);
+        world.nodes[n].hostile = true;
+        world.boot(n, seed(n));
+        let key = Key { peer: key(n).public(), endpoint: at.clone() };
+        writes.push(Write::Entry(Change::Put(Row { key, ..row(n as u32, at, 1000 + group as u16, now) })));
+    }
+    world.nodes[victim].store.apply(&Batch { writes }).unwrap();
+    (world, victim)
+}
+
+fn honest_links(world: &World, victim: usize) -> usize {
+    world.nodes[victim].links.iter().filter(|&&n| !world.nodes[n].hostile).count()
+}
+
+#[test]
+fn scenario_15_twenty_honest_and_a_thousand_hostile_an_anchor_holds_the_line() {
+    let (mut world, victim) = surrounded();
+    let began = world.at;
+    world.boot(victim, seed(3000));
+    assert!(world.run(began + 300 * SECOND, |world| honest_links(world, victim) > 0));
+    let first = world.at - began;
+    world.run(began + 1800 * SECOND, |_| false);
+    let (honest, all) = (honest_links(&world, victim), world.nodes[victim].links.len());
+    println!(
+        "20 honest, 1,000 hostile: an honest peer after {first:?}; after 30 min {honest} honest of {all} links"
+    );
+    assert!(first < SECOND && honest >= 2, "{first:?}, {honest} honest of {all}");
+}
+
+#[test]
+fn scenario_15_with_no_anchor_left_among_a_thousand_hostile_an_honest_peer_or_an_alarm() {
+    let (mut world, victim) = surrounded();
+    let saved = world.nodes[victim].store.load().unwrap();
+    let anchors: Vec<usize> =
+        (0..20).filter(|&n| saved.anchors.iter().any(|anchor| anchor.peer == peer(n))).collect();
+    anchors.into_iter().for_each(|n| world.kill(n));
+    let began = world.at;
+    world.boot(victim, seed(3001));
+    // All it reached by then serve a stale tip, which its sync notices after half a minute.
+    world.run(began + 30 * SECOND, |_| false);
+    if honest_links(&world, victim) == 0 {
+        world.input(victim, Input::TipStale);
+    }
+    let done = |world: &World| honest_links(world, victim) > 0 || !world.nodes[victim].alarms.is_empty();
+    assert!(world.run(began + 300 * SECOND, done));
+    let what = match world.nodes[victim].alarms.first() {
+        Some((_, alarm)) => alarm.clone(),
+        None => "an honest peer".into(),
+    };
+    println!("no anchor left, 1,000 hostile: {what} after {:?}", world.at - began);
+}
+
 #[test]
 fn scenario_15_without_anchors_an_honest_peer_or_an_alarm_within_five_minutes() {
     let (mut world, victim) = poisoned();
@@ -242,6 +317,102 @@ fn killed_after_learning_five_thousand_it_comes_back_without_a_seed() {
     assert!(world.run(began + 10 * SECOND, |world| !world.nodes[node].links.is_empty()));
     println!("{known} addresses came back; first connection after {:?}", world.at - began);
     assert!(world.at - began < SECOND);
+}
+
+/// 20 honest nodes that keep a connection to node 0, and 1,000 hostile identities that all dial it, from so
+/// many netgroups. Answers (fewest honest connected at any time, hostile connected at the end).
+fn flooded(groups: usize, slots: usize) -> (usize, usize) {
+    let mut world = World::new();
+    let quiet = |n: usize| {
+        let mut config = OverlayConfig::new(peer(n));
+        config.dial.full_relay = 0;
+        config.dial.block_only = 0;
+        config.dial.feeler_every = Duration::ZERO;
+        config
+    };
+    let towards_victim = |n: usize| {
+        let mut config = quiet(n);
+        config.static_peers.push(StaticPeer { endpoint: place(0), peer: Some(peer(0)) });
+        config
+    };
+    let mut victim = quiet(0);
+    victim.inbound.connections_max = slots;
+    world.add(place(0), victim);
+    for n in 1..=20 {
+        world.add(place(n), towards_victim(n));
+    }
+    for n in 21..1021 {
+        let at = [200, (n % groups) as u8, (n / 250) as u8, (n % 250) as u8];
+        world.add(SocketAddr::new(at.into(), 4001).into(), towards_victim(n));
+        world.nodes[n].hostile = true;
+    }
+    (0..=20).for_each(|n| world.boot(n, seed(n)));
+    let honest = |world: &World| world.nodes[0].links.iter().filter(|&&n| n <= 20).count();
+    assert!(world.run(60 * SECOND, |world| honest(world) == 20));
+    let mut fewest = 20;
+    for step in 0..600usize {
+        // Ten minutes; two hostile identities more each second until all are there, and the honest are of use.
+        (0..2).map(|more| 21 + 2 * step + more).filter(|&n| n < 1021).for_each(|n| world.boot(n, seed(n)));
+        let useful = 1 + step % 20;
+        world.input(0, Input::BroughtTx { peer: peer(useful) });
+        if step % 10 == 0 {
+            world.input(0, Input::BroughtBlock { peer: peer(useful) });
+        }
+        let next = world.at + SECOND;
+        world.run(next, |_| false);
+        fewest = fewest.min(honest(&world));
+    }
+    (fewest, world.nodes[0].links.len() - honest(&world))
+}
+
+#[test]
+fn scenario_14_twenty_honest_among_a_thousand_hostile_identities_stay() {
+    let (one_group, let_in) = flooded(1, 117);
+    println!(
+        "20 honest, 1,000 hostile from one netgroup: never fewer than {one_group} honest, {let_in} hostile let in"
+    );
+    assert!(one_group >= 18 && let_in <= 32, "{one_group} {let_in}");
+    let (many_groups, let_in) = flooded(200, 60);
+    println!("from 200 netgroups, 60 slots: never fewer than {many_groups} honest, {let_in} hostile let in");
+    assert!(many_groups >= 18 && let_in >= 30, "{many_groups} {let_in}");
+}
+
+#[test]
+fn scenario_40_a_fifth_of_the_clocks_two_minutes_off_changes_nothing() {
+    let course = |skew_ms: i64| {
+        let mut world = World::new();
+        for n in 0..40 {
+            world.add(place(n), OverlayConfig::new(peer(n)));
+            world.nodes[n].seed = (n > 0).then(|| (peer(0), place(0)));
+            world.nodes[n].skew_ms = match n % 10 {
+                3 => skew_ms,
+                7 => -skew_ms,
+                _ => 0,
+            };
+        }
+        (0..40).for_each(|n| world.boot(n, seed(n)));
+        let full = |world: &World| {
+            let slots = |node: &world::Node| node.overlay.dialler().outbound(Kind::FullRelay);
+            world.parts().len() == 1 && world.nodes.iter().skip(1).all(|node| slots(node) == 8)
+        };
+        assert!(world.run(1200 * SECOND, full), "{:?}", world.degrees());
+        let at = world.at;
+        world.run(at + 3600 * SECOND, |_| false);
+        assert!(full(&world));
+        for (n, node) in world.nodes.iter().enumerate() {
+            let now = world.now_at(n);
+            assert!(node.overlay.ledger().bans(now.unix_ms).is_empty(), "node {n} bans for a clock");
+            // Nobody's clock reaches further into ours than what a record may be ahead.
+            let latest = node.overlay.book().rows().iter().map(|row| row.last_seen_s).max().unwrap();
+            assert!(u64::from(latest) <= now.unix_ms / 1000 + 600, "node {n}");
+        }
+        at
+    };
+    let (right, wrong) = (course(0), course(120_000));
+    println!(
+        "40 nodes: all slots full after {right:?}; with a fifth of the clocks ±2 min off after {wrong:?}"
+    );
+    assert!(wrong <= 2 * right + 60 * SECOND, "{right:?} {wrong:?}");
 }
 
 fn admit(overlay: &mut Overlay, source: &Source, peer: PeerId, now: Now) -> Arrival {

@@ -147,6 +147,10 @@ frames! {
     PeersRequest(discovery::PeersRequest) = 0x50, max 2, on [Discovery];
     /// Signed peer records.
     Peers(discovery::Peers) = 0x51, max limits::PEERS_PER_ANSWER_MAX * (limits::RECORD_BYTES_MAX + 2), on [Discovery];
+    /// Dial me back at the address you see me at.
+    DialBackRequest(discovery::DialBackRequest) = 0x52, max 0, on [Discovery];
+    /// What came of it.
+    DialBackAnswer(discovery::DialBackAnswer) = 0x53, max 3 + limits::MULTIADDR_BYTES_MAX, on [Discovery];
 
     /// In place of an answer: why there is none.
     RpcFailure(message::RpcFailure) = 0x60, max 2 * KIB, on [Rpc, Events];

@@ -18,6 +18,7 @@ protobuf_payloads!(
         9: Each "peers", max limits::RPC_ROWS_MAX;
         12: Each "listen addresses", max limits::RPC_ROWS_MAX;
         18: Each "refusals", max limits::RPC_ROWS_MAX;
+        21: Each "alarms", max limits::RPC_ROWS_MAX;
     }
     message::SubmitRequest {
         1: Each "transactions", max limits::SUBMIT_TXS_MAX;

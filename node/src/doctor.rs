@@ -382,7 +382,23 @@ pub fn node(status: &message::Status, took: Duration) -> Vec<Check> {
     } else {
         Check::good("sync", "in step with its peers")
     });
-    checks.push(if peers == 0 {
+    for alarm in &status.alarms {
+        checks.push(Check::warning(
+            "eclipse",
+            alarm.clone(),
+            "compare the head with that of a node you trust, and add peers that you know (ghostd peers add MULTIADDR)",
+        ));
+    }
+    let reach = status.reachability.clone().unwrap_or_default();
+    checks.push(if reach.state == "unreachable" {
+        Check::warning(
+            "reachability",
+            reach.detail,
+            "open the UDP port in firewall and router, or set network.external_address; harmless for a node that only follows",
+        )
+    } else if reach.state == "reachable" {
+        Check::good("reachability", reach.detail)
+    } else if peers == 0 {
         Check::warning(
             "reachability",
             "no peer is connected",
@@ -527,6 +543,20 @@ mod tests {
         assert_eq!(clock(&home, 0).verdict, Verdict::Bad);
         assert_eq!(clock(&home, 1_799_999_999_999).verdict, Verdict::Warning);
         assert_eq!(clock(&home, 1_800_000_000_000).verdict, Verdict::Good);
+    }
+
+    #[test]
+    fn what_peers_found_out_by_dialling_counts_more_than_who_dialled() {
+        let reach = |state: &str| {
+            let reachability = Some(message::Reachability { state: state.into(), detail: "at …".into() });
+            let status = message::Status { reachability, alarms: vec!["alone".into()], ..Default::default() };
+            let checks = node(&status, Duration::ZERO);
+            assert!(checks.iter().any(|check| check.name == "eclipse" && check.verdict == Verdict::Warning));
+            checks.last().unwrap().verdict
+        };
+        assert_eq!(reach("reachable"), Verdict::Good);
+        assert_eq!(reach("unreachable"), Verdict::Warning);
+        assert_eq!(reach("unknown"), Verdict::Warning);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use ghost_mempool_relay::{
     tx_relay::RelayStats,
 };
 use ghost_proto::{
-    Genesis, KeyPair, Multiaddr, PeerId, PeerRecord,
+    Genesis, KeyPair, Multiaddr, PeerId,
     layout::{Cursor, put_var_bytes},
     limits::TX_BYTES_MAX,
     message,
@@ -407,14 +407,6 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             .map(of_socket)
             .collect(),
     };
-    let unix_ms = clock.unix_ms();
-    match PeerRecord::sign(identity.key(), advertised, serves.bits(), unix_ms, unix_ms / 1000) {
-        Ok(record) => overlay.update_hello(|hello| hello.record = Some(record.bytes().clone())),
-        Err(error) => {
-            tracing::warn!(%error, "this node's addresses make no record; peers will not hear of it")
-        }
-    }
-
     let (to_chain, chain_commands) = mpsc::channel(COMMANDS_MAX);
     let (to_transactions, transaction_commands) = mpsc::channel(COMMANDS_MAX);
     let (to_peers, peer_commands) = mpsc::channel(COMMANDS_MAX);
@@ -515,7 +507,15 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         store: peer_store,
         metrics: metrics.clone(),
         views: views.clone(),
+        data_dir: mempool_file.as_deref().and_then(Path::parent).map(Path::to_owned),
         seeds: config.network.seeds.clone(),
+        dns_seeds: config.network.dns_seeds.clone(),
+        dns_server: config.network.dns_server,
+        identity,
+        serves,
+        addresses: advertised,
+        fixed_address: config.network.external_address.is_some(),
+        listening,
         events: overlay_events,
         commands: peer_commands,
         asked: discovery_asked,

@@ -39,6 +39,9 @@ use crate::{
 /// Time a losing connection has to deliver what was queued on it.
 pub const DUPLICATE_DRAIN: Duration = Duration::from_secs(2);
 
+/// Time the farewell of a probe may take.
+const PROBE_FAREWELL: Duration = Duration::from_secs(1);
+
 /// Comings and goings that may wait to be taken; sessions hold back beyond that.
 const EVENTS_MAX: usize = 256;
 
@@ -130,6 +133,8 @@ struct Shared {
     /// reported in the order in which they were decided.
     reporting: tokio::sync::Mutex<()>,
     accepting: AtomicBool,
+    /// The sockets are not the system's.
+    simulated: bool,
 }
 
 /// A handle to all sessions of a node. Cloning shares it.
@@ -186,6 +191,7 @@ impl Overlay {
             events,
             reporting: tokio::sync::Mutex::default(),
             accepting: AtomicBool::new(true),
+            simulated,
         }));
         for endpoint in &overlay.0.endpoints[..accepting] {
             tokio::spawn(overlay.clone().accept(endpoint.clone()));
@@ -293,6 +299,41 @@ impl Overlay {
 
     fn hello(&self) -> LocalHello {
         self.0.hello.read().expect("no code panics while it reads the hello").clone()
+    }
+
+    /// Looks whether a peer can be reached at an address by somebody it has not heard of: with a full
+    /// handshake from a fresh socket (where sockets are simulated: from the usual one), which is closed as
+    /// soon as its key is proven. Nothing is said and no session made.
+    pub async fn probe(
+        &self,
+        peer: PeerId,
+        address: SocketAddr,
+        patience: Duration,
+    ) -> Result<(), DialError> {
+        let local = |reason: String| DialError::Local { address, reason };
+        let any: IpAddr = match address {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let fresh = match self.0.simulated {
+            true => self.endpoint_for(&address).cloned().ok_or_else(|| local("no such socket".into()))?,
+            false => {
+                let tally = self.0.context.tally.clone();
+                let socket = Socket::Bind(SocketAddr::new(any, 0));
+                Endpoint::open(&self.0.identity, socket, false, None, tally)
+                    .and_then(|endpoint| endpoint.without_resumption(&self.0.identity))
+                    .map_err(|error| local(error.to_string()))?
+            }
+        };
+        let link = timeout(patience, fresh.dial(peer, address))
+            .await
+            .unwrap_or(Err(DialError::TimedOut(address)))?;
+        link.close(Code::Done, "only looked whether you are there");
+        if !self.0.simulated {
+            // Until the farewell is sent.
+            let _ = timeout(PROBE_FAREWELL, fresh.wait_idle()).await;
+        }
+        Ok(())
     }
 
     async fn accept(self, endpoint: Endpoint) {

@@ -111,6 +111,7 @@ mod tests {
             "testnet up --nodes 4 --tps 50 --seed 9 --for 30s --json --dir d --keep",
             "testnet up --nodes 64 --tps 0 --slot-ms 100",
             "testnet up --adversary eclipser=3 --adversary liar",
+            "testnet up --nodes 12 --topology chain",
             "testnet restart-drill --tries 30",
             "testnet restart-drill --tries 1 --nodes 4 --down 500ms --json",
             "testnet payloads --count 1000 --write f",

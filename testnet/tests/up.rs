@@ -228,3 +228,90 @@ fn payloads_come_back_byte_for_byte_from_another_node() {
     let report: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&report["submitted"], &report["identical"]), (&60.into(), &60.into()));
 }
+
+/// What `ghostd` says of a home's node.
+fn ghostd(command: &[&str], home: &Path) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_testnet"))
+        .arg("__ghostd")
+        .args(command)
+        .args(["--json", "--home"])
+        .arg(home)
+        // Run by this program it ends when its standard input does.
+        .stdin(Stdio::piped())
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+/// What `ghostd peers list` of a home shows: the nodes it is connected to.
+fn listed_peers(home: &Path) -> std::collections::BTreeSet<String> {
+    let value = ghostd(&["peers", "list"], home);
+    let rows = value["peers"].as_array().cloned().unwrap_or_default();
+    let nodes = rows.iter().filter(|row| row["role"] == "node");
+    nodes.map(|row| row["peer_id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+#[allow(clippy::print_stdout)]
+fn twelve_nodes_that_are_told_of_one_other_each_are_fully_meshed_within_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["up", "--nodes", "12", "--tps", "0", "--topology", "chain"];
+    let mut child = testnet(&args, dir.path()).spawn().unwrap();
+    let (_, drained) = read_addresses(child.stderr.take().unwrap(), 12);
+    let started = Instant::now();
+    let mut degrees = [0; 12];
+    wait_until("every node lists the eleven others", || {
+        for (index, degree) in degrees.iter_mut().enumerate().filter(|(_, degree)| **degree < 11) {
+            *degree = listed_peers(&dir.path().join(format!("node-{index}"))).len();
+        }
+        degrees == [11; 12]
+    });
+    println!(
+        "12 nodes told of one other each: meshed {:.1} s after the last one listened",
+        started.elapsed().as_secs_f64()
+    );
+    signal(&child, Signal::INT);
+    child.wait().unwrap();
+    drained.join().unwrap();
+}
+
+#[test]
+fn a_banned_peer_is_refused_and_explained_and_what_is_known_outlives_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["up", "--nodes", "3", "--tps", "0", "--topology", "star", "--keep"];
+    let mut child = testnet(&args, dir.path()).spawn().unwrap();
+    let (_, drained) = read_addresses(child.stderr.take().unwrap(), 3);
+    let home = |node: usize| dir.path().join(format!("node-{node}"));
+    wait_until("the first node has two peers", || listed_peers(&home(0)).len() == 2);
+    let banned = ghostd(&["status"], &home(1))["peer_id"].as_str().unwrap().to_owned();
+    ghostd(&["peers", "ban", &banned, "--for", "1h"], &home(0));
+    wait_until("it is gone", || !listed_peers(&home(0)).contains(&banned));
+    // It was told of the first node alone to stay connected to, and comes back again and again.
+    let story = |event: &str| {
+        let explained = ghostd(&["peers", "explain", &banned], &home(0));
+        let events = explained["story"].as_array().cloned().unwrap_or_default();
+        let text = explained["message"].as_str().unwrap_or_default().to_owned();
+        (events.iter().any(|one| one["event"].as_str().unwrap().starts_with(event)), text)
+    };
+    wait_until("the refusal is in its story", || story("refused").0);
+    let (told, text) = story("banned for 3600 s");
+    assert!(told && text.contains("it would not be let in: banned"), "{text}");
+    let known = ghostd(&["status"], &home(0));
+    assert!(known["refusals"].is_object(), "{known}");
+
+    signal(&child, Signal::INT);
+    child.wait().unwrap();
+    drained.join().unwrap();
+    // Written down at the end, and carried to a home that has never run.
+    let export = ghostd(&["peers", "export"], &home(0));
+    assert!(export["addresses"].as_array().unwrap().len() >= 2, "{export}");
+    assert!(export["conduct"].as_array().unwrap().iter().any(|one| one["peer"] == banned.as_str()));
+    let file = dir.path().join("peers.json");
+    fs::write(&file, export.to_string()).unwrap();
+    let fresh = dir.path().join("fresh");
+    let genesis = home(0).join("genesis.toml");
+    ghostd(&["init", "--genesis", genesis.to_str().unwrap()], &fresh);
+    let taken = ghostd(&["peers", "import", file.to_str().unwrap()], &fresh);
+    assert!(taken["addresses"].as_u64().unwrap() >= 2 && taken["stories"].as_u64().unwrap() >= 1, "{taken}");
+    assert_eq!(ghostd(&["peers", "export"], &fresh)["addresses"], export["addresses"]);
+}

@@ -258,6 +258,17 @@ impl Dialler {
         self.conns.values().filter(|conn| conn.kind == Some(kind)).count()
     }
 
+    /// Netgroups of outbound connections, feelers not counted.
+    pub fn outbound_groups(&self) -> usize {
+        let outbound = self.conns.values().filter(|conn| conn.kind.is_some_and(|kind| kind != Kind::Feeler));
+        outbound.map(|conn| conn.group).collect::<BTreeSet<_>>().len()
+    }
+
+    /// True while no new tip came for longer than slots explain.
+    pub fn tip_is_stale(&self) -> bool {
+        self.stale_since.is_some()
+    }
+
     /// Dials going on.
     pub fn in_flight(&self) -> usize {
         self.dials.len()

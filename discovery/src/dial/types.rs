@@ -269,4 +269,13 @@ pub enum Alarm {
         /// Addresses in the book.
         known: usize,
     },
+    /// Signs that this node is cut off from the honest network.
+    #[error(
+        "this node may be cut off from the honest network: {reasons}. Compare its head with that of a node you \
+         trust, and add peers that you know with `ghostd peers add`"
+    )]
+    Eclipse {
+        /// What was seen.
+        reasons: String,
+    },
 }

@@ -16,6 +16,9 @@
 //! 7. Effects as they come; [`Effect::Persist`] is answered with [`Input::Persisted`].
 //! 8. At the end [`Overlay::flush`], until it gives nothing.
 
+mod door;
+mod explain;
+mod persist;
 mod types;
 
 use std::{
@@ -34,17 +37,21 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
 use crate::{
-    address::{Endpoint, Host},
-    book::{AddressBook, Claim, Row},
+    address::Endpoint,
+    book::{AddressBook, Claim},
     clock::Now,
     conduct::{Ledger, Note, Offence, Verdict},
-    dial::{self, Anchor, DialFailure, Dialler, Kind, Link},
+    dial::{self, Alarm, Anchor, DialFailure, Dialler, Kind, Link},
+    eclipse::Watch,
     exchange::{Answer, Answers, Asking},
-    inbound::{Arrival, Inbound, Incoming, Refusal, Standing, Ticket},
+    inbound::Inbound,
     netgroup::{NetGroup, Source},
+    reach::{DialBacks, Reach},
     record::{self, Admission, Admitted, OwnRecord, Refused},
-    store::{BATCH_MAX, Batch, Saved, Write},
+    store::{Saved, Write},
 };
+
+use door::shared_by_none;
 
 pub use types::{Effect, ExplainedAddress, Explanation, Input, OverlayConfig};
 
@@ -63,6 +70,9 @@ pub struct Overlay {
     admission: Admission,
     ledger: Ledger,
     own_record: OwnRecord,
+    reach: Reach,
+    dial_backs: DialBacks,
+    watch: Watch,
     rng: ChaCha12Rng,
     sources: BTreeMap<PeerId, Source>,
     urgent: Vec<Write>,
@@ -98,6 +108,9 @@ impl Overlay {
             admission: Admission::new(config.own),
             ledger: Ledger::restore(saved.stories),
             own_record: OwnRecord::new(saved.own_sequence),
+            reach: Reach::new(config.reach),
+            dial_backs: DialBacks::default(),
+            watch: Watch::new(config.watch),
             rng,
             sources: BTreeMap::new(),
             urgent,
@@ -113,81 +126,6 @@ impl Overlay {
     pub fn start(&mut self, now: Now) -> Vec<Effect> {
         let effects = self.dialler.start(&mut self.book, &self.ledger, now);
         self.finish(effects, now)
-    }
-
-    /// A first packet. `validated` says that it came with a Retry or NEW_TOKEN token.
-    pub fn incoming(&mut self, source: &Source, validated: bool, now: Now) -> Incoming {
-        let discouraged = self.discouraged(source, now);
-        self.inbound.incoming(source, validated, discouraged, now.at)
-    }
-
-    /// An accepted handshake failed, or its connection lost to another one of the same peer.
-    pub fn handshake_failed(&mut self, ticket: Ticket) {
-        self.inbound.failed(ticket);
-    }
-
-    /// The peer at the other end of an accepted connection is known, and is a node. A refusal is on
-    /// record, and not counted any more.
-    pub fn arrived(
-        &mut self,
-        ticket: Ticket,
-        source: &Source,
-        peer: PeerId,
-        operator: bool,
-        now: Now,
-    ) -> Arrival {
-        let protect = operator || self.dialler.is_static(&peer);
-        let standing = self.standing(source, &peer, now);
-        let arrival = self.inbound.arrived(ticket, peer, standing, protect, now.at);
-        match arrival {
-            Arrival::Refuse(refusal) => self.note_refusal(&peer, refusal, source, now),
-            Arrival::Welcome { evict } => {
-                if let Some(evicted) = evict {
-                    let detail = "evicted: all inbound slots are taken and others are better";
-                    self.ledger.note(&evicted, Note::Dropped, detail, now.unix_ms);
-                }
-            }
-        }
-        self.schedule_persist(now);
-        arrival
-    }
-
-    /// As [`Overlay::arrived`], for a program that only asks; `id` names its connection.
-    ///
-    /// # Errors
-    /// [`Refusal`]: on record already; close with its code.
-    pub fn client_arrived(
-        &mut self,
-        ticket: Ticket,
-        source: &Source,
-        id: u64,
-        peer: PeerId,
-        operator: bool,
-        now: Now,
-    ) -> Result<(), Refusal> {
-        let standing = self.standing(source, &peer, now);
-        let result = self.inbound.client_arrived(ticket, id, &peer, standing, operator, now.at);
-        if let Err(refusal) = result {
-            self.note_refusal(&peer, refusal, source, now);
-            self.schedule_persist(now);
-        }
-        result
-    }
-
-    /// The inbound connection of a node is over, or gave way to an outbound one that stays. Call it as soon
-    /// as that is so: a slot is free from then on.
-    pub fn inbound_left(&mut self, peer: &PeerId) {
-        self.inbound.left(peer);
-    }
-
-    /// An inbound peer takes no transactions.
-    pub fn inbound_is_block_only(&mut self, peer: &PeerId) {
-        self.inbound.is_block_only(peer);
-    }
-
-    /// The connection of a client is over.
-    pub fn client_left(&mut self, id: u64) {
-        self.inbound.client_left(id);
     }
 
     /// The answer to a `PeersRequest`. Flooding is on record already.
@@ -233,6 +171,7 @@ impl Overlay {
             }
             Input::Disconnected { peer, code, detail } => {
                 self.ledger.note(&peer, Note::Disconnected, &detail, now.unix_ms);
+                self.reach.disconnected(&peer, now.at);
                 self.asking.disconnected(&peer);
                 self.answers.disconnected(&peer);
                 self.admission.disconnected(&peer);
@@ -269,6 +208,29 @@ impl Overlay {
             Input::TipStale => Some(dial::Input::TipStale),
             Input::TipFresh => Some(dial::Input::TipFresh),
             Input::ChallengeFailed { peer } => Some(dial::Input::ChallengeFailed { peer }),
+            Input::Seeds(seeds) => {
+                for (peer, endpoint) in seeds {
+                    self.add_seed(&peer, endpoint, now);
+                }
+                Some(dial::Input::Learned)
+            }
+            Input::Observed { peer, at } => {
+                if let Some(source) = self.sources.get(&peer) {
+                    let group = self.book.policy().source_group(source);
+                    self.reach.observed(peer, group, at, now.at);
+                }
+                Some(dial::Input::OwnPlaces(self.reach.believed()))
+            }
+            Input::DialBack { peer, result } => {
+                if self.reach.answered(&peer, result, now.at) {
+                    effects.push(Effect::ReachChanged);
+                }
+                None
+            }
+            Input::TipSeen { network, height } => {
+                self.watch.tip_seen(network, height, now.at);
+                None
+            }
             Input::OwnPlaces(places) => Some(dial::Input::OwnPlaces(places)),
             Input::AddStatic(one) => {
                 if let Some(peer) = &one.peer {
@@ -321,6 +283,8 @@ impl Overlay {
             self.dialler.next_deadline(),
             self.asking.next_deadline(),
             self.inbound.next_deadline(),
+            self.reach.next_deadline(),
+            self.watch.next_deadline(),
             persist,
         ];
         deadlines.into_iter().flatten().min()
@@ -330,6 +294,8 @@ impl Overlay {
     pub fn on_deadline(&mut self, now: Now) -> Vec<Effect> {
         let dials = self.dialler.on_deadline(&mut self.book, &self.ledger, now);
         let mut effects = self.finish(dials, now);
+        let ask = self.reach.on_deadline(now.at);
+        effects.extend(ask.into_iter().map(|peer| Effect::AskDialBack { peer }));
         self.inbound.on_deadline(now.at);
         if !self.persisting && self.persist_at.is_some_and(|at| now.at >= at) {
             self.persist_at = None;
@@ -340,70 +306,6 @@ impl Overlay {
             }
         }
         effects
-    }
-
-    /// What is not on disk yet, at the end. Apply it; call again until it is `None`.
-    pub fn flush(&mut self) -> Option<Batch> {
-        let batch = self.take_batch();
-        (!batch.writes.is_empty()).then_some(batch)
-    }
-
-    /// Everything about one peer.
-    pub fn explain(&self, peer: &PeerId, now: Now) -> Explanation {
-        let address = |row: Row| {
-            let endpoint = &row.key.endpoint;
-            let paused = self.dialler.paused_until(peer, endpoint);
-            ExplainedAddress {
-                address: endpoint.to_string(),
-                table: if row.tried { "tried" } else { "new" },
-                source: row.source.to_string(),
-                netgroup: self.book.policy().group(endpoint).to_string(),
-                last_seen_s: row.last_seen_s,
-                last_try_s: row.last_try_s,
-                last_success_s: row.last_success_s,
-                attempts: row.attempts,
-                paused_s: paused.map_or(0, |until| until.saturating_duration_since(now.at).as_secs()),
-                refused: {
-                    let source = Source::Peer(endpoint.clone());
-                    let discouraged = self.discouraged(&source, now);
-                    self.inbound.refuses(&source, discouraged, now.at).map(Refusal::name)
-                },
-            }
-        };
-        let connected = self.sources.contains_key(peer);
-        Explanation {
-            peer: peer.to_string(),
-            connection: connected.then(|| self.dialler.kind(peer).map_or("inbound", Kind::name)),
-            is_static: self.dialler.is_static(peer),
-            score: self.ledger.score(peer, now.unix_ms),
-            ban: self.ledger.banned(peer, now.unix_ms).cloned(),
-            refused_as: {
-                let banned = self.ledger.banned(peer, now.unix_ms).is_some();
-                self.inbound.refuses_peer(peer, banned, self.dialler.is_static(peer)).map(Refusal::name)
-            },
-            addresses: self.book.rows_of(peer).into_iter().map(address).collect(),
-            story: self.ledger.story(peer).cloned(),
-        }
-    }
-
-    /// What is saved, for an export while the node runs.
-    pub fn saved(&self) -> Saved {
-        let stories = self.ledger.stories().map(|(peer, story)| (*peer, story.clone())).collect();
-        Saved {
-            secret: None,
-            own_sequence: self.own_record.sequence(),
-            rows: self.book.rows(),
-            anchors: self.anchors.clone(),
-            stories,
-        }
-    }
-
-    /// Takes over the addresses of an export, those that are not known yet. Answers how many. Conduct and
-    /// anchors are taken over by importing into the store of a node that does not run.
-    pub fn import(&mut self, saved: Saved, now: Now) -> usize {
-        let added = self.book.import(saved.rows);
-        self.schedule_persist(now);
-        added
     }
 
     /// A configured seed: it goes into the book, is dialled and asked like anybody else there, and is let
@@ -419,6 +321,27 @@ impl Overlay {
         };
         self.book.add(&claim, &mut self.rng, now.unix_ms);
         self.schedule_persist(now);
+    }
+
+    /// A peer asks to be dialled back. If true, dial it at the address it is seen at and nowhere else, and
+    /// call [`Overlay::dialled_back`] after it; if not, refuse with `Busy`.
+    pub fn may_dial_back(&mut self, peer: &PeerId, now: Now) -> bool {
+        self.dial_backs.begin(peer, now.at)
+    }
+
+    /// A dial back ended, however.
+    pub fn dialled_back(&mut self) {
+        self.dial_backs.done();
+    }
+
+    /// Where others see us, and whether they reach us there.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// What the operator should look at now.
+    pub fn alarms(&self) -> Vec<String> {
+        self.watch.reasons().iter().map(ToString::to_string).collect()
     }
 
     /// The address book.
@@ -449,6 +372,7 @@ impl Overlay {
             + self.asking.len()
             + self.admission.len()
             + self.sources.len()
+            + self.reach.footprint()
             + askers
             + answers
             + recent
@@ -585,26 +509,6 @@ impl Overlay {
         }
     }
 
-    fn standing(&self, source: &Source, peer: &PeerId, now: Now) -> Standing {
-        Standing {
-            banned: self.ledger.banned(peer, now.unix_ms).is_some(),
-            discouraged: self.discouraged(source, now),
-        }
-    }
-
-    fn discouraged(&self, source: &Source, now: Now) -> bool {
-        shared_by_none(source).is_some_and(|host| self.ledger.discouraged(host, now.unix_ms))
-    }
-
-    fn note_refusal(&mut self, peer: &PeerId, refusal: Refusal, source: &Source, now: Now) {
-        let from = match source {
-            Source::Peer(place) => place.to_string(),
-            Source::TorInbound | Source::Operator => "Tor".to_owned(),
-        };
-        let detail = format!("{} ({refusal}), from {from}", refusal.name());
-        self.ledger.note(peer, Note::Refused, &detail, now.unix_ms);
-    }
-
     fn note_failure(&mut self, peer: &PeerId, endpoint: &Endpoint, why: &DialFailure, now: Now) {
         let note = match why {
             DialFailure::Duplicate => return,
@@ -639,6 +543,12 @@ impl Overlay {
             self.admission.asked(&peer, PEERS_PER_ANSWER_MAX as u32, now.at);
             effects.push(Effect::AskForPeers { peer, limit: PEERS_PER_ANSWER_MAX as u16 });
         }
+        if self.watch.look(self.dialler.outbound_groups(), self.dialler.tip_is_stale(), now.at) {
+            let reasons = self.alarms();
+            if !reasons.is_empty() {
+                effects.push(Effect::Alarm(Alarm::Eclipse { reasons: reasons.join("; ") }));
+            }
+        }
         let anchors = self.dialler.anchors();
         if anchors != self.anchors {
             self.anchors = anchors;
@@ -648,44 +558,8 @@ impl Overlay {
         self.schedule_persist(now);
         effects
     }
-
-    fn schedule_persist(&mut self, now: Now) {
-        let changed = !self.urgent.is_empty() || self.book.changes_len() > 0 || self.ledger.changes_len() > 0;
-        if changed && self.persist_at.is_none() {
-            self.persist_at = Some(now.at + PERSIST_EVERY);
-        }
-    }
-
-    fn take_batch(&mut self) -> Batch {
-        let mut writes = std::mem::take(&mut self.urgent);
-        let stories = self.ledger.take_changes(BATCH_MAX / 2);
-        writes.extend(stories.into_iter().map(|(peer, story)| Write::Story(peer, story)));
-        let room = BATCH_MAX.saturating_sub(writes.len());
-        writes.extend(self.book.take_changes(room).into_iter().map(Write::Entry));
-        Batch { writes }
-    }
-
-    fn give_back(&mut self, batch: Batch) {
-        for write in batch.writes {
-            match write {
-                Write::Entry(change) => self.book.give_back(vec![change]),
-                Write::Story(peer, _) => self.ledger.give_back([peer]),
-                // Newer ones may wait already; they win.
-                Write::Anchors(_) if self.urgent.iter().any(|one| matches!(one, Write::Anchors(_))) => {}
-                write => self.urgent.insert(0, write),
-            }
-        }
-    }
 }
 
 fn drop_effect(peer: PeerId, code: Code, why: &str) -> Effect {
     Effect::Drop { peer, code, why: why.to_owned() }
-}
-
-/// The host, if it is not shared by design (loopback, private networks, Tor).
-fn shared_by_none(source: &Source) -> Option<&Host> {
-    match source {
-        Source::Peer(place) if place.host().is_global() => Some(place.host()),
-        _ => None,
-    }
 }

@@ -8,12 +8,14 @@ use ghost_proto::{PeerId, limits::PEERS_PER_ANSWER_MAX};
 use serde::Serialize;
 
 use crate::{
-    address::Endpoint,
+    address::{Endpoint, Network},
     conduct::{Ban, Note, Offence, Story},
     dial::{Alarm, Attempt, DialConfig, DialFailure, DialId, Kind, Link, StaticPeer},
+    eclipse::WatchConfig,
     exchange::{AnswersConfig, AskingConfig},
     inbound::InboundConfig,
     netgroup::AddressPolicy,
+    reach::{DialBack, ReachConfig},
     store::Batch,
 };
 
@@ -32,6 +34,10 @@ pub struct OverlayConfig {
     pub answers: AnswersConfig,
     /// Asking.
     pub asking: AskingConfig,
+    /// Agreement about where we are seen.
+    pub reach: ReachConfig,
+    /// When the eclipse watch speaks up.
+    pub watch: WatchConfig,
     /// Peers to stay connected to.
     pub static_peers: Vec<StaticPeer>,
 }
@@ -46,6 +52,8 @@ impl OverlayConfig {
             inbound: InboundConfig::default(),
             answers: AnswersConfig::default(),
             asking: AskingConfig::default(),
+            reach: ReachConfig::default(),
+            watch: WatchConfig::default(),
             static_peers: Vec::new(),
         }
     }
@@ -57,6 +65,8 @@ impl OverlayConfig {
         config.policy = AddressPolicy::private();
         config.dial.full_relay = nodes.clamp(8, 32);
         config.dial.block_only = 0;
+        config.reach = ReachConfig { agree_groups: 1, verdicts: 1 };
+        config.watch.sources_min = 0;
         config.dial.pace = Duration::from_millis(20);
         config.dial.pause.0 = Duration::from_millis(500);
         config.answers =
@@ -158,6 +168,30 @@ pub enum Input {
         /// Who.
         peer: PeerId,
     },
+    /// Seeds were found: they go into the book as [`Overlay::add_seed`](super::Overlay::add_seed) puts
+    /// them.
+    Seeds(Vec<(PeerId, Endpoint)>),
+    /// A peer that we dialled said in its hello where it sees us.
+    Observed {
+        /// Who.
+        peer: PeerId,
+        /// Where.
+        at: Endpoint,
+    },
+    /// The answer to [`Effect::AskDialBack`].
+    DialBack {
+        /// Who was asked.
+        peer: PeerId,
+        /// What came of it.
+        result: DialBack,
+    },
+    /// A peer that was reached over this network showed a head of this height.
+    TipSeen {
+        /// The network.
+        network: Network,
+        /// The height.
+        height: u64,
+    },
     /// These places are our own: where we listen.
     OwnPlaces(Vec<Endpoint>),
     /// The operator wants a connection to be kept.
@@ -216,6 +250,13 @@ pub enum Effect {
         /// Whom.
         peer: PeerId,
     },
+    /// Ask the peer to dial us back; answer with [`Input::DialBack`].
+    AskDialBack {
+        /// Whom.
+        peer: PeerId,
+    },
+    /// What is known of our reachability changed; see [`Overlay::reach`](super::Overlay::reach).
+    ReachChanged,
     /// Tell the operator.
     Alarm(Alarm),
     /// Apply to the store, outside the loop; answer with [`Input::Persisted`].

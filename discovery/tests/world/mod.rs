@@ -32,6 +32,10 @@ pub(crate) struct Node {
     pub(crate) store: MemoryStore,
     pub(crate) seed: Option<(PeerId, Endpoint)>,
     pub(crate) up: bool,
+    /// How far its clock is ahead of the world's, in milliseconds.
+    pub(crate) skew_ms: i64,
+    /// One of an attacker's: it sits next to whoever it dials, and names nobody but its like.
+    pub(crate) hostile: bool,
     pub(crate) links: BTreeSet<usize>,
     pub(crate) alarms: Vec<(Duration, String)>,
 }
@@ -98,6 +102,12 @@ impl World {
         Now { at: self.start + self.at, unix_ms: self.unix_ms + self.at.as_millis() as u64 }
     }
 
+    /// The same moment by a node's own clock.
+    pub(crate) fn now_at(&self, n: usize) -> Now {
+        let now = self.now();
+        Now { unix_ms: now.unix_ms.saturating_add_signed(self.nodes[n].skew_ms), ..now }
+    }
+
     /// Adds a node that is not running yet.
     pub(crate) fn add(&mut self, place: Endpoint, config: OverlayConfig) -> usize {
         let n = self.nodes.len();
@@ -113,6 +123,8 @@ impl World {
             store: MemoryStore::new(),
             seed: None,
             up: false,
+            skew_ms: 0,
+            hostile: false,
             links: BTreeSet::new(),
             alarms: Vec::new(),
         });
@@ -122,7 +134,7 @@ impl World {
 
     /// Starts a node from what its store holds.
     pub(crate) fn boot(&mut self, n: usize, seed: [u8; 32]) {
-        let now = self.now();
+        let now = self.now_at(n);
         let node = &mut self.nodes[n];
         let saved = node.store.load().unwrap();
         node.overlay = Overlay::new(node.config.clone(), saved, seed, now);
@@ -173,7 +185,7 @@ impl World {
                 let (_, event) = self.events.pop_first().unwrap();
                 self.happen(event);
             } else if let Some((_, n)) = deadline {
-                let now = self.now();
+                let now = self.now_at(n);
                 let effects = self.nodes[n].overlay.on_deadline(now);
                 self.carry_out(n, effects);
                 assert!(self.deadlines[n].is_none_or(|at| at > next), "a deadline is dealt with at once");
@@ -181,8 +193,8 @@ impl World {
         }
     }
 
-    fn input(&mut self, n: usize, input: Input) {
-        let now = self.now();
+    pub(crate) fn input(&mut self, n: usize, input: Input) {
+        let now = self.now_at(n);
         let effects = self.nodes[n].overlay.handle(input, now);
         self.carry_out(n, effects);
     }
@@ -216,7 +228,8 @@ impl World {
                     self.messages += 1;
                     self.later(LATENCY, Event::Asked { from: n, to, limit });
                 }
-                Effect::ChallengeTip { .. } => {}
+                // Nothing here says where it sees others, and there are no chains.
+                Effect::ChallengeTip { .. } | Effect::AskDialBack { .. } | Effect::ReachChanged => {}
                 Effect::Alarm(alarm) => {
                     let at = self.at;
                     self.nodes[n].alarms.push((at, alarm.to_string()));
@@ -245,8 +258,10 @@ impl World {
                 }
             }
             Event::Asked { from, to, limit } => {
-                let now = self.now();
-                let records = if self.nodes[to].up && self.nodes[to].links.contains(&from) {
+                let now = self.now_at(to);
+                let records = if self.nodes[to].hostile {
+                    Some(self.hostile_records(to))
+                } else if self.nodes[to].up && self.nodes[to].links.contains(&from) {
                     let asker = self.nodes[from].peer;
                     match self.nodes[to].overlay.answer(&asker, limit, now) {
                         Answer::Records(records) => Some(records),
@@ -293,7 +308,7 @@ impl World {
         if self.nodes[from].links.contains(&to) {
             return self.later(LATENCY, fail(DialFailure::Duplicate));
         }
-        let now = self.now();
+        let now = self.now_at(to);
         let source = Source::Peer(self.nodes[from].place.clone());
         let dialler = self.nodes[from].peer;
         let target = &mut self.nodes[to].overlay;
@@ -321,14 +336,25 @@ impl World {
         let (acceptor, record_from, record_to) = (self.nodes[to].peer, self.record(from), self.record(to));
         let link = Link::Inbound { source };
         self.input(to, Input::Connected { peer: dialler, link, record: record_from, is_node: true });
+        let near = self.nodes[from].hostile || self.nodes[to].hostile;
+        let round_trip = if near { Duration::from_millis(1) } else { 2 * LATENCY };
+        self.input(to, Input::Ping { peer: dialler, round_trip });
         if self.nodes[from].links.contains(&to) {
             let link = Link::Outbound { dial, endpoint: place };
             self.input(from, Input::Connected { peer: acceptor, link, record: record_to, is_node: true });
         }
     }
 
+    /// An answer of an attacker's node: 32 of its like, from its own on.
+    fn hostile_records(&mut self, n: usize) -> Vec<bytes::Bytes> {
+        let hostile: Vec<usize> = (0..self.nodes.len()).filter(|&n| self.nodes[n].hostile).collect();
+        let first = hostile.iter().position(|&one| one == n).unwrap_or(0);
+        let chosen: Vec<usize> = hostile.iter().cycle().skip(first * 7).take(32).copied().collect();
+        chosen.into_iter().map(|n| self.record(n)).collect()
+    }
+
     fn record(&mut self, n: usize) -> bytes::Bytes {
-        let now = self.now();
+        let now = self.now_at(n);
         let node = &mut self.nodes[n];
         let record = node.overlay.own_record(&node.key, &[node.place.to_multiaddr()], 0xff, now).unwrap();
         record.unwrap().bytes().clone()

@@ -90,7 +90,7 @@ fn may_be_empty(kind: Kind) -> bool {
     let fixed = ["CallRequest", "CallAnswer", "SimulateRequest", "EstimateRequest"].contains(&name);
     kind.0 == 0x00
         || kind.0 >= 0x60 && !fixed
-        || ["Transactions", "Headers", "CertificateRequest", "Peers"].contains(&name)
+        || ["Transactions", "Headers", "CertificateRequest", "Peers", "DialBackRequest"].contains(&name)
 }
 
 #[test]
@@ -190,7 +190,11 @@ fn scenario_08_a_known_frame_on_another_stream_is_a_violation() {
 
 /// A protobuf field with a length, `count` times.
 fn items(field: u8, count: usize) -> Vec<u8> {
-    [field << 3 | 2, 0].repeat(count)
+    let tag = u16::from(field) << 3 | 2;
+    match tag {
+        0..0x80 => [tag as u8, 0].repeat(count),
+        _ => [tag as u8 | 0x80, (tag >> 7) as u8, 0].repeat(count),
+    }
 }
 
 fn refused_items(name: &str, payload: Vec<u8>) -> bool {
@@ -234,6 +238,8 @@ fn scenario_12_every_list_of_every_message_is_bounded_from_both_sides() {
     for (name, field, max) in [
         ("Status", 9, RPC_ROWS_MAX),
         ("Status", 12, RPC_ROWS_MAX),
+        ("Status", 18, RPC_ROWS_MAX),
+        ("Status", 21, RPC_ROWS_MAX),
         ("SubmitRequest", 1, SUBMIT_TXS_MAX),
         ("SubmitAnswer", 1, SUBMIT_TXS_MAX),
         ("BlockAnswer", 2, BLOCK_TXS_MAX),

@@ -10,7 +10,7 @@ use ghost_frames::{
     },
     consensus,
     control::{Ping, Pong},
-    discovery::{Peers, PeersRequest},
+    discovery::{DialBackAnswer, DialBackOutcome, DialBackRequest, Peers, PeersRequest},
     frame::REGISTRY,
     reconcile::{
         COUNTED_SYMBOLS, CodedSymbol, Inventory, InventoryRequest, MissingRequest, SketchId, Symbols,
@@ -160,6 +160,9 @@ prop_compose! {
             uptime_ms: numbers[1], listen, authority, rss_bytes: numbers[2], time_unix_ms: numbers[3],
             slot_ms: numbers[4], included_total: numbers[5],
             refusals: refusals.into_iter().map(|(name, count)| m::Count { name, count }).collect(),
+            reachability: (!texts.2.is_empty())
+                .then(|| m::Reachability { state: texts.2.clone(), detail: texts.2.clone() }),
+            alarms: vec![texts.2.clone(); 2],
             external_address: texts.2,
             relay: relay.map(relay_status),
         }
@@ -379,6 +382,13 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
             (any::<(u64, u64)>(), vec(pending(), 0..30))
                 .prop_map(|((count, bytes), transactions)| m::PendingAnswer { count, bytes, transactions }),
         ),
+        "DialBackRequest" => boxed(Just(DialBackRequest)),
+        "DialBackAnswer" => {
+            boxed((0..4usize, bytes(1..=MULTIADDR_BYTES_MAX)).prop_map(|(outcome, address)| DialBackAnswer {
+                outcome: DialBackOutcome::ALL[outcome],
+                address,
+            }))
+        }
         "PeersListRequest" => boxed(Just(m::PeersRequest {})),
         "PeersList" => boxed(vec(peer_info(), 0..20).prop_map(|peers| m::PeersAnswer { peers })),
         "PeerCommand" => boxed(command().prop_map(|what| m::PeerCommand { what })),

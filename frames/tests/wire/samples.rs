@@ -292,6 +292,8 @@ impl World {
             refusals: vec![m::Count { name: "busy".into(), count: 2 }],
             external_address: String::new(),
             relay: None,
+            reachability: None,
+            alarms: Vec::new(),
         }
     }
 
@@ -506,6 +508,20 @@ impl World {
                 "one record",
             ),
             sample("no peers", Discovery, discovery::Peers::default(), "none known"),
+            sample("dial me back", Discovery, discovery::DialBackRequest, "no payload"),
+            sample(
+                "dialled back",
+                Discovery,
+                discovery::DialBackAnswer {
+                    outcome: discovery::DialBackOutcome::NoAnswer,
+                    address: "/ip4/203.0.113.7/udp/4001/quic-v1"
+                        .parse::<Multiaddr>()
+                        .unwrap()
+                        .to_vec()
+                        .into(),
+                },
+                "nobody answered at /ip4/203.0.113.7/udp/4001/quic-v1",
+            ),
         ]
     }
 

@@ -347,6 +347,22 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
         ),
         make("peers, asked", Discovery, true, &[bytes("request peers")], &["PeersRequest"], "at most 32"),
         make("peers, answered", Discovery, false, &[bytes("one peer")], &["Peers"], "and end"),
+        make(
+            "dial back, asked",
+            Discovery,
+            true,
+            &[bytes("dial me back")],
+            &["DialBackRequest"],
+            "at the address seen",
+        ),
+        make(
+            "dial back, answered",
+            Discovery,
+            false,
+            &[bytes("dialled back")],
+            &["DialBackAnswer"],
+            "in vain",
+        ),
     ]
 }
 

@@ -66,6 +66,11 @@ fn to_json(status: &message::Status) -> Value {
         "time_unix_ms": status.time_unix_ms,
         "slot_ms": status.slot_ms,
         "refusals": refusals,
+        "reachability": {
+            "state": status.reachability.as_ref().map_or("unknown", |reach| reach.state.as_str()),
+            "detail": status.reachability.as_ref().map_or("", |reach| reach.detail.as_str()),
+        },
+        "alarms": status.alarms,
     })
 }
 
@@ -150,6 +155,12 @@ fn to_text(status: &message::Status) -> String {
     }
     if !status.external_address.is_empty() {
         line("seen at", status.external_address.clone());
+    }
+    if let Some(reach) = &status.reachability {
+        line("reached", format!("{}: {}", reach.state, reach.detail));
+    }
+    for alarm in &status.alarms {
+        line("ALARM", alarm.clone());
     }
     for (index, row) in status.refusals.iter().enumerate() {
         line(if index == 0 { "refusals" } else { "" }, format!("{} {}", row.count, row.name));

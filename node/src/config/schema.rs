@@ -70,6 +70,11 @@ settings! {
         /// Where to begin when nobody is known: multiaddrs with /p2p/ and their PeerId. They go into the address
         /// book and are dialled, asked and left like anybody else there; nothing is kept connected to them.
         seeds: Vec<Multiaddr>, Kind::List("multiaddrs that end in /p2p/12D3KooW…"), default "[]";
+        /// Names to look up when nobody else can be reached: TXT records dnsaddr=MULTIADDR under _dnsaddr.NAME.
+        /// The resolver learns that a node of this chain starts here, and could name peers of its own.
+        dns_seeds: Vec<String>, Kind::List("names like seeds.example.org"), default "[]";
+        /// Which name server to ask for dns_seeds. Empty: those of the system.
+        dns_server: Option<SocketAddr>, Kind::Text("an address and a port like 9.9.9.9:53, or empty"), default r#""""#;
         /// Where others reach this node, if it cannot see that itself (behind NAT or a proxy).
         /// Empty: what peers report is used. A wrong one costs every inbound peer.
         external_address: Option<Multiaddr>, Kind::Text("a multiaddr, or empty"), default r#""""#;

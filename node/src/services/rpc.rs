@@ -290,8 +290,13 @@ impl Rpc {
                     message::Count { name: format!("{kind}/{reason}"), count }
                 })
                 .collect(),
-            external_address: self.external.clone(),
+            external_address: match self.external.is_empty() {
+                true => self.peer_book.seen_at().unwrap_or_default(),
+                false => self.external.clone(),
+            },
             relay: Some(relay_status(&self.relay.borrow())),
+            reachability: Some(self.peer_book.reachability()),
+            alarms: self.peer_book.alarms(),
         }
     }
 

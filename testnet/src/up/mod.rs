@@ -26,7 +26,7 @@ use crate::{
     stop::Stop,
     traffic::{Pace, TPS_MAX, Traffic, accounts_for, directory_of, lost_lane},
 };
-use network::Network;
+use network::{Network, Topology};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -71,6 +71,9 @@ pub struct UpArgs {
     /// or churner. May be given again
     #[arg(long = "adversary", value_name = "ROLE[=N]", value_parser = adversaries::parse)]
     pub adversaries: Vec<adversaries::Asked>,
+    /// Whom each node is told of when it starts; they find the others
+    #[arg(long, value_enum, value_name = "SHAPE", default_value_t)]
+    pub topology: Topology,
     /// Which lines the nodes log, such as warn,ghost=debug; each to ghostd.log in its home
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -85,7 +88,8 @@ pub async fn run(args: &UpArgs, out: &Out, stop: &Stop) -> Result<ExitCode, Fail
         slot_ms: args.slot_ms,
         spare_authorities: adversaries::authorities(&args.adversaries),
     };
-    let mut network = Network::prepare(plan, args.dir.as_deref(), args.keep, args.log.clone())?;
+    let mut network = Network::prepare(plan, args.dir.as_deref(), args.keep, args.log.clone())?
+        .with_topology(args.topology);
     let dir = network.dir().to_owned();
     let result = live(args, &mut network, out, stop).await;
     // Whatever happened, no process is left behind.

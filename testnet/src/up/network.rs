@@ -44,6 +44,18 @@ const START_TOGETHER: usize = 4;
 /// How long an answer of a node is waited for.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Whom each node is told of when it starts. Peer exchange finds the others in every case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Topology {
+    /// Up to three earlier nodes, near and far.
+    #[default]
+    Mesh,
+    /// The one before it, and no other.
+    Chain,
+    /// The first, and no other.
+    Star,
+}
+
 /// Where the homes are, and what becomes of them.
 #[derive(Debug)]
 enum Place {
@@ -140,6 +152,7 @@ pub struct Network {
     place: Place,
     nodes: Vec<Node>,
     log_filter: Option<String>,
+    topology: Topology,
 }
 
 impl Network {
@@ -159,7 +172,12 @@ impl Network {
                 .ok_or_else(|| Failure::new("a derived key is no curve point"))?;
             nodes.push(Node { index: index.into(), home, peer_id, addresses: Vec::new(), child: None });
         }
-        Ok(Self { plan, genesis, place, nodes, log_filter })
+        Ok(Self { plan, genesis, place, nodes, log_filter, topology: Topology::default() })
+    }
+
+    /// With whom each node is told of.
+    pub fn with_topology(self, topology: Topology) -> Self {
+        Self { topology, ..self }
     }
 
     /// What the network was made from.
@@ -182,11 +200,12 @@ impl Network {
         &self.nodes
     }
 
-    /// Starts all nodes, each knowing up to three that listen already.
+    /// Starts all nodes, each knowing one to three that listen already.
     pub async fn start_all(&mut self) -> Result<(), Failure> {
         let mut next = 0;
         while next < self.nodes.len() {
-            let together = if next <= PEERS_TOLD { 1 } else { START_TOGETHER };
+            let alone = next <= PEERS_TOLD || self.topology == Topology::Chain;
+            let together = if alone { 1 } else { START_TOGETHER };
             let last = (next + together).min(self.nodes.len());
             for index in next..last {
                 let peers = self.peers_for(index, next);
@@ -200,11 +219,17 @@ impl Network {
         Ok(())
     }
 
-    /// Up to three distinct ones of the first `started` nodes: near and far, so that the network hangs
-    /// together by more than its first node.
+    /// Whom a node is told of, among the first `started` nodes. In a mesh up to three, near and far, so that
+    /// the network hangs together by more than its first node.
     fn peers_for(&self, index: usize, started: usize) -> Vec<Multiaddr> {
         if started == 0 {
             return Vec::new();
+        }
+        let told = |index: usize| self.nodes[index].addresses.first().cloned().into_iter().collect();
+        match self.topology {
+            Topology::Chain => return told(started - 1),
+            Topology::Star => return told(0),
+            Topology::Mesh => {}
         }
         let mut chosen = Vec::new();
         let near = [started - 1, index / 2 % started, index % started];
@@ -388,6 +413,22 @@ mod tests {
             assert_eq!(ports.len(), peers.len(), "node {index}: distinct");
             assert!(ports.iter().all(|port| usize::from(*port) < 1_000 + started), "node {index}");
         }
+    }
+
+    #[test]
+    fn in_a_chain_and_in_a_star_every_node_is_told_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut network = Network::prepare(plan(12), Some(&dir.path().join("n")), false, None).unwrap();
+        for node in &mut network.nodes {
+            node.addresses =
+                vec![format!("/ip4/127.0.0.1/udp/{}/quic-v1", 1_000 + node.index).parse().unwrap()];
+        }
+        let address = |network: &Network, index: usize| network.nodes[index].addresses.clone();
+        network = network.with_topology(Topology::Chain);
+        assert_eq!(network.peers_for(7, 7), address(&network, 6));
+        network = network.with_topology(Topology::Star);
+        assert_eq!(network.peers_for(7, 4), address(&network, 0));
+        assert_eq!(network.peers_for(0, 0), [] as [Multiaddr; 0]);
     }
 
     #[tokio::test]

@@ -29,12 +29,18 @@ use crate::clock::Clock;
 pub(crate) struct PeerBook {
     discovery: Arc<Mutex<Discovery>>,
     refusals: Arc<Mutex<BTreeMap<Refusal, u64>>>,
+    paused: Arc<Mutex<Option<&'static str>>>,
     pub(super) clock: Clock,
 }
 
 impl PeerBook {
     pub(crate) fn new(discovery: Discovery, clock: Clock) -> Self {
-        Self { discovery: Arc::new(Mutex::new(discovery)), refusals: Arc::default(), clock }
+        Self {
+            discovery: Arc::new(Mutex::new(discovery)),
+            refusals: Arc::default(),
+            paused: Arc::default(),
+            clock,
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Discovery> {
@@ -65,6 +71,20 @@ impl PeerBook {
     /// The gate of the overlay: lists, bans, limits and eviction; an operator always gets in.
     pub(crate) fn gate(&self, operators: Arc<Vec<PeerId>>) -> Gate {
         Gate::new(Door { book: self.clone(), operators, places: Mutex::default() })
+    }
+
+    /// Nobody new is let in, and why; or somebody is again.
+    pub(super) fn paused(&self, why: Option<&'static str>) {
+        *self.paused.lock().expect("no code panics while it writes a reason") = why;
+    }
+
+    /// What the operator should look at now.
+    pub(crate) fn alarms(&self) -> Vec<String> {
+        let paused = *self.paused.lock().expect("no code panics while it reads a reason");
+        let mut alarms: Vec<String> =
+            paused.map(|why| format!("nobody new is let in: {why}")).into_iter().collect();
+        alarms.extend(self.lock().alarms());
+        alarms
     }
 
     fn refused(&self, refusal: Refusal) {

@@ -1,7 +1,8 @@
 //! Asking a peer to show a head as good as ours.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
+use ghost_discovery::address::Endpoint;
 use ghost_frames::{Frame, Payload, StreamType, sync::HeadersRequest};
 use ghost_proto::{BlockId, Header, PeerId, limits::HEADERS_PER_ANSWER_MAX};
 use ghost_protocol::Session;
@@ -29,6 +30,42 @@ impl Running {
                 let _ = report.send(Report::Challenged { peer, passed }).await;
             }
         });
+    }
+}
+
+impl Running {
+    /// With peers on more than one network, asks one of each for its head, so that it can be seen when they
+    /// disagree. It costs one small request for each network every ten seconds.
+    pub(super) fn compare_tips(&self) {
+        let mut by_network = BTreeMap::new();
+        for session in self.service.overlay.sessions() {
+            let network = Endpoint::from(session.remote_address()).network();
+            // The one that is connected longest was chosen when we knew least about this moment.
+            let longest = by_network.entry(network).or_insert_with(|| session.clone());
+            if session.established() < longest.established() {
+                *longest = session;
+            }
+        }
+        if by_network.len() < 2 {
+            return;
+        }
+        let view = self.service.views.load_full();
+        let Ok(mut locator) = view.locator() else { return };
+        locator.retain(|id| *id != view.head().id);
+        if locator.is_empty() {
+            return;
+        }
+        for (network, session) in by_network {
+            let (report, locator) = (self.report.clone(), locator.clone());
+            tokio::spawn(async move {
+                // No header after those we have: it is behind us, by how much does not show.
+                let headers = shown(&session, locator).await.unwrap_or_default();
+                if let Some(height) = headers.last().map(|last| last.height) {
+                    // The task that asked ends only with the node.
+                    let _ = report.send(Report::TipSeen { network, height }).await;
+                }
+            });
+        }
     }
 }
 

@@ -7,18 +7,22 @@ mod book;
 mod challenge;
 mod dial;
 mod operator;
+mod reach;
+mod room;
+mod seeds;
 mod setup;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use ghost_discovery::{
-    address::Endpoint,
+    address::{Endpoint, Network},
     conduct::{self, Note},
-    dial::{Attempt, DialFailure, DialId, Kind, Link},
+    dial::{Attempt, DialFailure, DialId, Kind, Link, StaticPeer},
     exchange::Answer,
     netgroup::Source,
     overlay::{Effect, Input},
+    reach::DialBack,
     store::{Batch, PeerStore, StoreError},
 };
 use ghost_frames::{
@@ -27,8 +31,8 @@ use ghost_frames::{
 };
 use ghost_proto::{Multiaddr, PeerId, message};
 use ghost_protocol::{
-    Overlay, Session,
-    handshake::Role,
+    Identity, Overlay, Session,
+    handshake::{Role, StreamSet},
     inbox::Asked,
     overlay::OverlayEvent,
     session::Direction,
@@ -48,6 +52,8 @@ use crate::{
 pub(crate) use book::PeerBook;
 pub(crate) use setup::discovery_config;
 
+use room::{Left, Room};
+use seeds::NameSeeds;
 use setup::{endpoint_of, static_peer};
 
 /// Reports of dials, answers and the store that may wait.
@@ -91,7 +97,19 @@ pub(crate) struct PeerService {
     pub(crate) store: Option<Box<dyn PeerStore>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) views: Arc<ArcSwap<HeadView>>,
+    /// Where the stores are, if they are on a disk.
+    pub(crate) data_dir: Option<PathBuf>,
     pub(crate) seeds: Vec<Multiaddr>,
+    pub(crate) dns_seeds: Vec<String>,
+    pub(crate) dns_server: Option<SocketAddr>,
+    pub(crate) identity: Identity,
+    pub(crate) serves: StreamSet,
+    /// What to say of where we are at first.
+    pub(crate) addresses: Vec<Multiaddr>,
+    /// The operator said where we are: what peers see changes nothing.
+    pub(crate) fixed_address: bool,
+    /// How many of the overlay's sockets listen.
+    pub(crate) listening: usize,
     pub(crate) events: mpsc::Receiver<OverlayEvent>,
     pub(crate) commands: mpsc::Receiver<ToPeers>,
     pub(crate) asked: mpsc::Receiver<Asked>,
@@ -105,6 +123,12 @@ enum Report {
     AddressFailed { dial: DialId, peer: PeerId, endpoint: Endpoint, why: DialFailure },
     /// A peer said whom it knows, or did not.
     Peers { peer: PeerId, records: Option<Vec<bytes::Bytes>> },
+    /// Names led to these.
+    Seeds(Vec<(PeerId, Endpoint)>),
+    /// A peer dialled us back, or did not.
+    DialBack { peer: PeerId, result: DialBack },
+    /// A peer reached over this network showed a head of this height.
+    TipSeen { network: Network, height: u64 },
     /// A peer was asked for its head: did it show one as good as ours in time?
     Challenged { peer: PeerId, passed: bool },
     /// The store took a batch, or gives it back.
@@ -139,6 +163,8 @@ struct Running {
     up: BTreeMap<PeerId, Labels>,
     /// A store was given at the start: it may be away with a batch.
     has_store: bool,
+    name_seeds: NameSeeds,
+    room: Room,
 }
 
 impl PeerService {
@@ -151,6 +177,8 @@ impl PeerService {
             dials: BTreeMap::new(),
             up: BTreeMap::new(),
             has_store: self.store.is_some(),
+            name_seeds: NameSeeds::default(),
+            room: Room::new(self.data_dir.clone()),
             service: self,
         };
         running.run().await;
@@ -165,10 +193,8 @@ impl Running {
             let (mut discovery, now) = (self.service.book.lock(), self.service.book.now());
             for address in &self.service.seeds {
                 match static_peer(address) {
-                    Ok(seed) => {
-                        if let Some(peer) = &seed.peer {
-                            discovery.add_seed(peer, seed.endpoint, now);
-                        }
+                    Ok(StaticPeer { endpoint, peer }) => {
+                        peer.iter().for_each(|peer| discovery.add_seed(peer, endpoint.clone(), now));
                     }
                     Err(error) => tracing::warn!(%address, error, "configured seed cannot be dialled"),
                 }
@@ -178,6 +204,8 @@ impl Running {
             effects
         };
         self.perform(effects);
+        let addresses = self.service.addresses.clone();
+        self.advertise(&addresses);
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -231,6 +259,8 @@ impl Running {
                 }
                 Effect::AskForPeers { peer, limit } => self.ask(peer, limit),
                 Effect::ChallengeTip { peer } => self.challenge(peer),
+                Effect::AskDialBack { peer } => self.ask_dial_back(peer),
+                Effect::ReachChanged => self.reach_changed(),
                 Effect::Alarm(alarm) => tracing::warn!("{alarm}"),
                 Effect::Persist(batch) => self.persist(batch),
             }
@@ -264,6 +294,9 @@ impl Running {
                 self.input(Input::AddressFailed { dial, peer: Some(peer), endpoint, why });
             }
             Report::Peers { peer, records } => self.input(Input::Peers { peer, records }),
+            Report::Seeds(seeds) => self.seeds_found(seeds),
+            Report::DialBack { peer, result } => self.input(Input::DialBack { peer, result }),
+            Report::TipSeen { network, height } => self.input(Input::TipSeen { network, height }),
             Report::Challenged { peer, passed } => {
                 tracing::debug!(%peer, passed, "asked for its head");
                 if !passed {
@@ -283,7 +316,8 @@ impl Running {
             OverlayEvent::Down { session, closed } => self.session_down(&session, &closed).await,
             OverlayEvent::Failed { peer, address, direction, code, reason } => {
                 tracing::debug!(%peer, %address, reason, "no session");
-                if direction == Direction::Inbound {
+                // Who says at once that it is done only looked whether we are there.
+                if direction == Direction::Inbound && code != Code::Done {
                     let detail = format!("{address}: {} ({reason})", code.name());
                     self.input(Input::Note { peer, note: Note::Refused, detail });
                 }
@@ -322,6 +356,7 @@ impl Running {
         let record = session.hello().record.as_ref().map(|record| record.bytes().clone()).unwrap_or_default();
         self.input(Input::Connected { peer, link, record, is_node: true });
         self.input(Input::Ping { peer, round_trip: session.rtt() });
+        self.observed(&session);
         // Both tasks end only with the node.
         let _ = self.service.chain.send(ToChain::PeerUp(session.clone())).await;
         let blocks_only = self.service.book.lock().dialler().kind(&peer) == Some(Kind::BlockOnly)
@@ -373,8 +408,13 @@ impl Running {
     }
 
     fn asked(&mut self, asked: Asked) {
-        let (Some(session), Frame::PeersRequest(request)) = (asked.session, asked.frame) else {
+        let Some(session) = asked.session.clone() else {
             return asked.responder.refuse(Code::ProtocolViolation);
+        };
+        let request = match asked.frame {
+            Frame::PeersRequest(request) => request,
+            Frame::DialBackRequest(_) => return self.dial_back(session, asked),
+            _ => return asked.responder.refuse(Code::ProtocolViolation),
         };
         let answer = {
             let (mut discovery, now) = (self.service.book.lock(), self.service.book.now());
@@ -438,6 +478,17 @@ impl Running {
         for session in self.service.overlay.sessions() {
             self.input(Input::Ping { peer: session.peer(), round_trip: session.rtt() });
         }
+        let left = Left::now(self.room.data.as_deref());
+        if let Some(accept) = self.room.look(left) {
+            self.service.overlay.set_accepting(accept);
+            match self.room.paused() {
+                Some(why) => tracing::error!("nobody new is let in: {why}"),
+                None => tracing::info!("newcomers are let in again"),
+            }
+            self.service.book.paused(self.room.paused());
+        }
+        self.compare_tips();
+        self.ask_names();
         let (now, discovery) = (self.service.book.now(), self.service.book.lock());
         let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.service.metrics.known_peers.set(count(discovery.book().len()));
