@@ -443,7 +443,7 @@ impl Client {
         expect_answer!(self.call(&request.to_frame()).await?, AccountAnswer)
     }
 
-    /// Pending transactions, best price first.
+    /// Pending transactions: those a block can take now, best price first, then parked ones.
     pub async fn pending(&self, limit: u32) -> Result<message::PendingAnswer, CallError> {
         expect_answer!(self.call(&message::PendingRequest { limit }.to_frame()).await?, PendingAnswer)
     }
