@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Globals,
-    connect::{block_ref_json, block_ref_text, connect},
+    connect::{ask, block_ref_json, block_ref_text},
     output::{Failure, Out},
 };
 use crate::home::{Home, fresh_key, read_key_file, write_key_file};
@@ -122,9 +122,7 @@ pub(super) fn run(globals: &Globals, args: &AccountArgs, out: &Out) -> Result<Ex
 }
 
 pub(super) async fn state(globals: &Globals, args: &StateArgs, out: &Out) -> Result<ExitCode, Failure> {
-    let connected = connect(globals).await?;
-    let answer = connected.client.account(args.address).await?;
-    connected.client.close().await;
+    let answer = ask(globals, async |node| Ok(node.client.account(args.address).await?)).await?;
     let balance = balance(&answer)?;
     let value: Value = json!({
         "address": args.address.to_string(),
