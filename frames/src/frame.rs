@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ghost_proto::{limits, message};
 
 use crate::{
-    block, compact, consensus, control, discovery,
+    block, compact, consensus, contract, control, discovery,
     kind::{Kind, KindInfo},
     reader::DecodeError,
     reconcile,
@@ -183,10 +183,43 @@ frames! {
     /// What became of the command.
     PeerCommandAnswer(message::PeerCommandAnswer) = 0x70, max 64 * KIB, on [Rpc];
 
+    /// Run this call and change nothing.
+    CallRequest(contract::CallRequest) = 0x71, max ghost_proto::call::CALL_BYTES_MAX, on [Rpc];
+    /// What it returned, and the state it ran on.
+    CallAnswer(contract::CallAnswer) = 0x72, max ghost_proto::call::CALL_ANSWER_BYTES_MAX, on [Rpc];
+    /// The same, with all that it would do.
+    SimulateRequest(contract::SimulateRequest) = 0x73, max ghost_proto::call::CALL_BYTES_MAX, on [Rpc];
+    /// What it would log and make.
+    SimulateAnswer(message::SimulateAnswer) = 0x74, max limits::CALL_OUTPUT_BYTES_MAX + limits::LOG_ROWS_BYTES_MAX + limits::RPC_ROWS_MAX * 64 + KIB, on [Rpc];
+    /// How much gas does it need?
+    EstimateRequest(contract::EstimateRequest) = 0x75, max ghost_proto::call::CALL_BYTES_MAX, on [Rpc];
+    /// So much.
+    EstimateAnswer(message::EstimateAnswer) = 0x76, max limits::CALL_OUTPUT_BYTES_MAX + KIB, on [Rpc];
+    /// What became of a transaction?
+    ReceiptRequest(message::ReceiptRequest) = 0x77, max 64, on [Rpc];
+    /// Its receipt and place.
+    ReceiptAnswer(message::ReceiptAnswer) = 0x78, max limits::RECEIPT_BYTES_MAX + KIB, on [Rpc];
+    /// Which logs match?
+    LogsRequest(message::LogsRequest) = 0x79, max 16 * KIB, on [Rpc];
+    /// These, and where to go on.
+    LogsAnswer(message::LogsAnswer) = 0x7a, max limits::LOG_ROWS_BYTES_MAX + limits::RPC_ROWS_MAX * 128 + KIB, on [Rpc];
+    /// What is the code of this contract?
+    CodeRequest(message::CodeRequest) = 0x7b, max 64, on [Rpc];
+    /// The code and its engine.
+    CodeAnswer(message::CodeAnswer) = 0x7c, max limits::TX_BYTES_MAX + KIB, on [Rpc];
+    /// What stands in its storage?
+    StorageRequest(message::StorageRequest) = 0x7d, max limits::STORAGE_SLOTS_MAX * 34 + 64, on [Rpc];
+    /// The words asked for.
+    StorageAnswer(message::StorageAnswer) = 0x7e, max limits::STORAGE_SLOTS_MAX * 34 + 128, on [Rpc];
+
     /// Tell me of every new head.
     HeadsRequest(message::HeadsRequest) = 0x80, max 64, on [Events];
     /// The head is this now.
     HeadEvent(message::HeadEvent) = 0x81, max 512, on [Events];
+    /// Tell me of logs or receipts, block by block.
+    FollowRequest(message::FollowRequest) = 0x82, max 24 * KIB, on [Events];
+    /// What stands in the blocks up to here.
+    FollowEvent(message::FollowEvent) = 0x83, max limits::LOG_ROWS_BYTES_MAX + limits::RPC_ROWS_MAX * 160 + KIB, on [Events];
 }
 
 #[cfg(test)]

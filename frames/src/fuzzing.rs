@@ -62,7 +62,11 @@ fn record(bytes: Bytes) {
 
 fn is_protobuf(frame: &Frame) -> bool {
     let kind = frame.info().kind.0;
-    kind == 0x00 || kind >= 0x60
+    let fixed = matches!(
+        frame,
+        Frame::CallRequest(_) | Frame::CallAnswer(_) | Frame::SimulateRequest(_) | Frame::EstimateRequest(_)
+    );
+    (kind == 0x00 || kind >= 0x60) && !fixed
 }
 
 /// False for a negative protobuf enum: it may come in five bytes and always leaves in ten, which a

@@ -19,6 +19,7 @@ mod bounds;
 pub mod code;
 pub mod compact;
 pub mod consensus;
+pub mod contract;
 pub mod control;
 pub mod discovery;
 pub mod frame;

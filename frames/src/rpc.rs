@@ -59,5 +59,10 @@ pub fn is_safe_to_repeat(frame: &Frame) -> bool {
             | Frame::BlockRequest(_)
             | Frame::AccountRequest(_)
             | Frame::PendingRequest(_)
+            | Frame::CallRequest(_)
+            | Frame::ReceiptRequest(_)
+            | Frame::LogsRequest(_)
+            | Frame::CodeRequest(_)
+            | Frame::StorageRequest(_)
     )
 }

@@ -2,37 +2,41 @@
 //! Lightweight Cryptocurrency Networking with Formal Anonymity Guarantees", SIGMETRICS 2018,
 //! arXiv:1805.11060).
 //!
-//! A transaction submitted with `stem` is handed from one node to one other, a few times, before somebody floods it:
-//! listeners see it appear there. Until then it is in no mempool, in no answer, in no sketch; a node that holds
-//! one asks for it like anybody else when it hears of it.
+//! A transaction submitted with `stem` is handed from one node to one other, a few times, before somebody
+//! floods it: listeners see it appear there. Until then it is in no mempool, in no answer, in no sketch; a
+//! node that holds one asks for it like anybody else when it hears of it.
 //!
 //! # Rules
-//! - Each epoch of ten minutes a node chooses two relays among the peers it dialled (an attacker can dial us as often as it likes), and
-//!   gives each peer that stems through it, and itself, one of the two. Transactions of one
-//!   source take one way then, so that more of them tell no more about it.
-//! - In each epoch a node floods what others stem through it, with probability [`FLUFF_PROBABILITY`], or hands it on. Its
-//!   own it always hands on. A stem has 1 / 0.25 = 4 hops on average.
-//! - Every node that holds one waits for it to come back by flooding. If it has not by the end of an **embargo**, it floods it
-//!   itself. So a peer that swallows it can delay it and not stop it.
+//! - Each epoch of ten minutes a node chooses two relays among the peers it dialled (an attacker can dial us
+//!   as often as it likes), and gives each peer that stems through it, and itself, one of the two.
+//!   Transactions of one source take one way then, so that more of them tell no more about it.
+//! - In each epoch a node floods what others stem through it, with probability [`FLUFF_PROBABILITY`], or
+//!   hands it on. Its own it always hands on. A stem has 1 / 0.25 = 4 hops on average.
+//! - Every node that holds one waits for it to come back by flooding. If it has not by the end of an
+//!   **embargo**, it floods it itself. So a peer that swallows it can delay it and not stop it.
 //!
 //! # The embargo
-//! is exponential with a mean of 2 s, drawn anew at each node: who floods after an embargo is then no likelier to be the source than
-//! the others on the stem. In a stem of k nodes and a delay of δ for each hop, none fires before the stem has ended with the probability
-//! exp(−δ·k·(k−1) / 2T): at k = 4, T = 2 s and δ = 55 ms (a one-way path and the check), exp(−0.165) = 0.85. The other 15 %
-//! flood early, which costs hops of the stem and never the transaction. A swallowed one is flooded after 2 s / k on average when k
-//! nodes hold it.
+//! is exponential with a mean of 2 s, drawn anew at each node: who floods after an embargo is then no
+//! likelier to be the source than the others on the stem. In a stem of k nodes and a delay of δ for each hop,
+//! none fires before the stem has ended with the probability exp(−δ·k·(k−1) / 2T): at k = 4, T = 2 s and δ =
+//! 55 ms (a one-way path and the check), exp(−0.165) = 0.85. The other 15 % flood early, which costs hops of
+//! the stem and never the transaction. A swallowed one is flooded after 2 s / k on average when k nodes hold
+//! it.
 //!
 //! # Bounds
-//! [`HELD_MAX`] transactions and [`HELD_BYTES_MAX`] bytes, [`HELD_PER_PEER_MAX`] of them from one peer. What a peer sends
-//! beyond is dropped (its own embargo brings it); what is submitted beyond is flooded at once.
+//! [`HELD_MAX`] transactions and [`HELD_BYTES_MAX`] bytes, [`HELD_PER_PEER_MAX`] of them from one peer. What
+//! a peer sends beyond is dropped (its own embargo brings it); what is submitted beyond is flooded at once.
 //!
 //! # Driver
-//! Check signatures and [`crate::pool::Pool::check`] before [`Stem::received`] and [`Stem::submitted`]. Insert what [`Effect::Fluff`] names
-//! into the pool as if it was submitted here. Tell [`Stem::seen`] of all that comes into the pool otherwise.
+//! Check signatures and [`crate::pool::Pool::check`] before [`Stem::received`] and [`Stem::submitted`].
+//! Insert what [`Effect::Fluff`] names into the pool as if it was submitted here. Tell [`Stem::seen`] of all
+//! that comes into the pool otherwise.
 //!
 //! # Security
-//! It hides a source among the nodes of a few stems from those who watch most of the network's nodes, not from one who watches the source's own links. The next
-//! nonce a node tells does not count what it stems: asking for it would show whose it is.
+//! It hides a source among the nodes of a few stems from those who watch most of the network's nodes, not
+//! from one who watches the source's own links. The next nonce a node tells does not count what it stems:
+//! asking for it would show whose it is. A node that stops forgets what it holds, for who floods after a
+//! restart would show the same: the others on the stem flood it, or its sender submits it again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -177,14 +181,6 @@ impl Stem {
     /// True if none is held.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
-    }
-
-    /// Takes out all that is held, for a node that stops: it floods them, or keeps them with its pool.
-    pub fn take_all(&mut self) -> Vec<VerifiedTransaction> {
-        self.embargoes.clear();
-        self.from.clear();
-        self.bytes = 0;
-        std::mem::take(&mut self.held).into_values().map(|held| held.tx).collect()
     }
 
     /// When the next embargo ends.
@@ -443,7 +439,7 @@ mod tests {
         assert_eq!(stem.len(), HELD_MAX);
         assert_eq!(stem.received(peer(21), tx(10_000), now), []);
         assert_eq!(stem.submitted(tx(10_001), now), [Effect::Fluff(tx(10_001))], "not lost");
-        assert_eq!(stem.take_all().len(), HELD_MAX);
+        assert_eq!(stem.on_deadline(now + EMBARGO_MAX).len(), HELD_MAX);
         assert_eq!((stem.len(), stem.bytes, stem.next_deadline()), (0, 0, None));
         // And by bytes.
         let large = |n| sized(n, 100_000);

@@ -246,7 +246,8 @@ impl Pair {
     }
 }
 
-/// A session of node 0 finds what differs, and both end with all of it; what they had in common is not spoken of.
+/// A session of node 0 finds what differs, and both end with all of it; what they had in common is not spoken
+/// of.
 #[test]
 fn scenario_23_both_sides_end_with_the_union() {
     for (common, first, second) in [

@@ -52,7 +52,7 @@ impl Core {
         let request = headers_asked(&effects).expect("asked for headers").1;
         let headers: Vec<Header> = blocks.iter().map(|block| block.header().clone()).collect();
         self.give(Input::Headers { request, headers });
-        self.give(Input::HeadersChecked { request, verdict: HeadersVerdict::Good { known: 0 } })
+        self.give(Input::HeadersChecked { request, verdict: HeadersVerdict::Good { known: 0, ahead: 0 } })
     }
 
     fn wait(&mut self, time: Duration) -> Vec<Effect> {

@@ -46,6 +46,24 @@ fn a_node_behind_catches_up_and_says_so() {
 }
 
 #[test]
+fn a_node_with_a_slow_clock_follows_as_far_as_its_clock_allows_and_does_not_call_itself_in_step() {
+    let mut world = World::new(&[]);
+    // In the middle of an answer: 512 headers come at once.
+    world.chain.clock = 1_375;
+    world.join(1, Remote::honest(long()));
+    assert!(world.run_to_height(MINUTE, 1_375), "{:?}", world.tally);
+    world.run(ms(5_000), |_| false);
+    assert_eq!(world.tally.states, [SyncState::Syncing]);
+    assert!(world.tally.headers_received < 1_375 + 8 * 512, "asked once a second");
+    world.chain.clock = 1_380;
+    assert!(world.run_to_height(ms(2_500), 1_380));
+    world.chain.clock = u64::MAX;
+    assert!(world.run_to_height(MINUTE, 3_000));
+    assert!(world.run(MINUTE, |world| world.tally.states.last() == Some(&SyncState::Synced)));
+    assert!(world.tally.offences.is_empty());
+}
+
+#[test]
 fn after_a_restart_it_goes_on_where_it_was() {
     let mut world = World::new(&long()[..2_900]);
     world.join(1, Remote::honest(long()));

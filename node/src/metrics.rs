@@ -28,6 +28,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use ghost_mempool_relay::tx_relay::RelayStats;
+
 pub use process::{descriptors_in_use, resident_bytes};
 
 /// The prefix of every name.
@@ -157,12 +159,30 @@ metrics! {
     votes_cast: Counter = "votes_cast";
     /// Valid votes of others; not votes known already.
     votes_received: Counter = "votes_received";
+    /// Transactions received from peers that were new.
+    relay_new_transactions: Counter = "relay_new_transactions";
     /// Transactions received that were known already: the price of redundancy in relay.
     relay_duplicate_transactions: Counter = "relay_duplicate_transactions";
     /// Blocks received whole that were known already.
     relay_duplicate_blocks: Counter = "relay_duplicate_blocks";
     /// Transactions that were asked of a peer and did not come in time; each repeat counts.
     relay_fetch_timeouts: Counter = "relay_fetch_timeouts";
+    /// Bytes of transactions received from peers that were new.
+    relay_useful_bytes: Counter = "relay_useful_bytes";
+    /// Bytes received from peers to spread transactions that brought none: bodies again, announcements, sketches; not framing.
+    relay_other_bytes: Counter = "relay_other_bytes";
+    /// Mempool reconciliations of ours that found the difference.
+    reconciliations_completed: Counter = "reconciliations_completed";
+    /// Mempool reconciliations of ours that came to nothing: refused, broken off, timed out or made up.
+    reconciliations_failed: Counter = "reconciliations_failed";
+    /// Mempool reconciliations of ours that found the difference by a list; counted among the completed.
+    reconciliations_listed: Counter = "reconciliations_listed";
+    /// Coded symbols received in completed reconciliations; not in those that were listed.
+    reconciliation_symbols: Counter = "reconciliation_symbols";
+    /// Transactions that differed in completed reconciliations; not in those that were listed.
+    reconciliation_differences: Counter = "reconciliation_differences";
+    /// Transactions held on stems now, neither pending nor announced.
+    stem_transactions: Gauge = "stem_transactions";
     /// Dials that were begun.
     dials: Counter = "dials";
     /// Dials that ended without a session, for whatever reason.
@@ -225,6 +245,26 @@ impl Metrics {
     /// A request was answered. `kind` is the frame's name in the registry.
     pub fn request_served(&self, kind: &'static str) {
         self.served.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// What the relay counted between two looks at it.
+    pub fn relayed(&self, last: &RelayStats, now: &RelayStats) {
+        type Read = fn(&RelayStats) -> u64;
+        let counters: [(&Counter, Read); 10] = [
+            (&self.relay_new_transactions, |stats| stats.bodies_first),
+            (&self.relay_duplicate_transactions, |stats| stats.bodies_duplicate),
+            (&self.relay_fetch_timeouts, |stats| stats.fetch.timeouts),
+            (&self.relay_useful_bytes, |stats| stats.bytes_useful),
+            (&self.relay_other_bytes, RelayStats::bytes_other),
+            (&self.reconciliations_completed, |stats| stats.sync.completed),
+            (&self.reconciliations_failed, |stats| stats.sync.failed),
+            (&self.reconciliations_listed, |stats| stats.sync.listed),
+            (&self.reconciliation_symbols, |stats| stats.sync.symbols),
+            (&self.reconciliation_differences, |stats| stats.sync.difference),
+        ];
+        for (counter, read) in counters {
+            counter.inc_by(read(now).saturating_sub(read(last)));
+        }
     }
 
     /// The head moved to another branch, and took back this many blocks.
@@ -369,6 +409,19 @@ mod tests {
         assert!(metrics.encode().contains(&format!("{series} 1\n")));
         metrics.session_ended(Direction::Outbound, Network::Ip6, PeerRole::Node);
         assert!(metrics.encode().contains(&format!("{series} 0\n")));
+    }
+
+    #[test]
+    fn the_relays_counts_are_shown_once() {
+        let metrics = Metrics::new();
+        let (mut first, mut second) = (RelayStats::default(), RelayStats::default());
+        (first.bodies_first, first.sync.completed) = (3, 1);
+        (second.bodies_first, second.sync.completed, second.heard) = (5, 1, 10);
+        metrics.relayed(&RelayStats::default(), &first);
+        metrics.relayed(&first, &second);
+        assert_eq!(metrics.relay_new_transactions.get(), 5);
+        assert_eq!(metrics.reconciliations_completed.get(), 1);
+        assert_eq!(metrics.relay_other_bytes.get(), 130);
     }
 
     #[test]

@@ -58,11 +58,14 @@ use crate::{
     services::{
         chain::{ChainService, HeadNote, ToChain},
         conduct::Conduct,
+        contracts::Contracts,
         events,
+        execution::Execution,
         peers::{PeerBook, PeerService, ToPeers, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
-        transactions::{Submission, TransactionService, accounts_of},
+        submission::Submission,
+        transactions::{TransactionService, accounts_of},
         underway::Underway,
     },
     store::{ChainStore, SledStore, StoreError},
@@ -423,7 +426,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         bytes_per_second: 0.0,
         peers_serving: 0,
     });
-    let (stats, _) = watch::channel(RelayStats::default());
+    let (stats, relay_stats) = watch::channel(RelayStats::default());
     let underway = Underway::default();
     let authority = chain.authority();
     let listen_first =
@@ -480,6 +483,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         metrics: metrics.clone(),
     };
     let rpc = Rpc {
+        relay: relay_stats,
         views: views.clone(),
         pool: pool.clone(),
         overlay: overlay.clone(),
@@ -494,6 +498,11 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         peer_book: book.clone(),
         external: config.network.external_address.as_ref().map(ToString::to_string).unwrap_or_default(),
         metrics: metrics.clone(),
+        contracts: Contracts {
+            views: views.clone(),
+            execution: Execution::new(),
+            key: Arc::new(identity.key().clone()),
+        },
     };
     tasks.spawn(rpc::run(rpc, rpc_asked));
     let peers = PeerService {

@@ -33,6 +33,8 @@ pub enum Domain {
     Vote,
     /// A peer record.
     PeerRecord,
+    /// A node's answer to a call.
+    CallAnswer,
 }
 
 impl Domain {
@@ -43,6 +45,7 @@ impl Domain {
             Self::Block => b"ghost/block/1\0\0\0",
             Self::Vote => b"ghost/vote/1\0\0\0\0",
             Self::PeerRecord => b"ghost/record/1\0\0",
+            Self::CallAnswer => b"ghost/call/1\0\0\0\0",
         }
     }
 }

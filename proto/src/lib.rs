@@ -10,6 +10,7 @@
 //! This crate opens no socket, reads no clock and draws no entropy.
 
 pub mod block;
+pub mod call;
 pub mod genesis;
 pub mod ids;
 pub mod keys;
@@ -29,6 +30,7 @@ pub mod message {
 }
 
 pub use block::{Block, BlockBuilder, Header};
+pub use call::{Call, CallAnswer};
 pub use genesis::{AuthoritySet, Genesis};
 pub use ids::{Address, BlockId, GenesisId, TxId};
 pub use keys::{KeyPair, PublicKey, Signature};

@@ -111,7 +111,33 @@ pub const SUBMIT_TXS_MAX: usize = TX_BATCH_MAX;
 /// Most rows in an answer to a remote call that lists things (peers, pending transactions).
 pub const RPC_ROWS_MAX: usize = 1024;
 
+/// Most bytes of input of a remote call: what a transaction could carry.
+pub const CALL_INPUT_BYTES_MAX: usize = TX_BYTES_MAX;
+
+/// Most bytes that a remote call may return. A call that returns more has no answer.
+pub const CALL_OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most contracts that a log filter may name: 256 × 22 bytes = 5.5 KiB of a request.
+pub const LOG_FILTER_ADDRESSES_MAX: usize = 256;
+
+/// Most alternatives for one topic of a log filter: 4 × 64 × 34 bytes = 8.5 KiB of a request.
+pub const LOG_FILTER_TOPICS_MAX: usize = 64;
+
+/// Most words of storage one remote call may ask for.
+pub const STORAGE_SLOTS_MAX: usize = 256;
+
+/// Most bytes of log entries in one answer or event, as they stand in receipts. One entry always
+/// fits, since a whole receipt does.
+pub const LOG_ROWS_BYTES_MAX: usize = 512 * 1024;
+
+/// Most senders whose receipts one subscription may follow.
+pub const FOLLOW_SENDERS_MAX: usize = 64;
+
+/// Most positions that a subscriber may name to resume from: 64 × 47 bytes = 3 KiB of a request.
+pub const FOLLOW_POSITIONS_MAX: usize = 64;
+
 const _: () = {
+    assert!(RECEIPT_BYTES_MAX < LOG_ROWS_BYTES_MAX, "an answer must hold the longest entry");
     assert!(TX_BYTES_MIN < TX_BYTES_MAX);
     assert!(TX_BYTES_MAX < TX_BATCH_BYTES_MAX, "a frame must hold the largest transaction");
     assert!(TX_BYTES_MAX < BLOCK_BODY_BYTES_MAX);

@@ -15,12 +15,32 @@
 //!
 //! Every method may be dropped before it is done: the request is then cancelled at the node.
 
+macro_rules! expect_answer {
+    ($frame:expr, $kind:ident) => {
+        match $frame {
+            Frame::$kind(answer) => Ok(answer),
+            other => Err(unexpected(&other)),
+        }
+    };
+}
+
+mod calls;
+mod compare;
+mod contract;
+mod follow;
+mod pool;
+
 use std::{io, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use ghost_frames::{Code, EncodedFrame, Frame, StreamType, writer::Payload};
-use ghost_proto::{Address, BlockId, Multiaddr, PeerId, TxId, message};
+use ghost_proto::{BlockId, GenesisId, Multiaddr, PeerId, message};
 
+pub use self::{
+    compare::{CompareError, Compared, SignedAnswer},
+    contract::{ContractCode, Estimate, Log, LogFilter, LogPage, LogPlace, LogQuery, ReceiptAt, Simulated},
+    follow::{Batch, Cursor, FollowFrom, FollowStream, FollowedReceipt, Position, Subscription},
+    pool::{NodeHealth, Pool, PoolConfig},
+};
 use crate::{
     Identity,
     address::{AddressError, QuicAddress, unspecified_for},
@@ -237,7 +257,7 @@ impl Connector {
                             RequestError::EarlyDiscarded | RequestError::Refused(Code::TooEarly),
                         )) => {
                             let client = connecting.client().await?;
-                            let answer = client.call(&question).await?;
+                            let answer = client.request(&question).await?;
                             Ok((answer, Connecting(tokio::spawn(async { Ok(client) }))))
                         }
                         Ok(answer) => Ok((answer, connecting)),
@@ -341,13 +361,11 @@ pub struct Client {
     timeout: Duration,
 }
 
-macro_rules! expect_answer {
-    ($frame:expr, $kind:ident) => {
-        match $frame {
-            Frame::$kind(answer) => Ok(answer),
-            other => Err(unexpected(&other)),
-        }
-    };
+/// An answer and who gave it.
+struct Answered {
+    frame: Frame,
+    peer: PeerId,
+    genesis: Option<GenesisId>,
 }
 
 fn unexpected(frame: &Frame) -> CallError {
@@ -374,83 +392,29 @@ impl Client {
     }
 
     /// Sends one request and returns the one frame of its answer, unless that says why there is none.
-    pub async fn call(&self, request: &EncodedFrame) -> Result<Frame, CallError> {
+    pub async fn request(&self, request: &EncodedFrame) -> Result<Frame, CallError> {
         let answer = self.session().request(StreamType::Rpc, request, self.timeout).await?;
         checked(answer.single().await?)
     }
 
-    /// How the node is.
-    pub async fn status(&self) -> Result<message::Status, CallError> {
-        expect_answer!(self.call(&message::StatusRequest {}.to_frame()).await?, Status)
+    /// Who answers.
+    pub fn peer(&self) -> PeerId {
+        self.session().peer()
     }
 
-    /// Submits signed transactions to be relayed at once; the results stand in their order. At most 1,024
-    /// transactions and 256 KiB at once.
-    pub async fn submit(&self, transactions: Vec<Bytes>) -> Result<Vec<message::SubmitResult>, CallError> {
-        self.submit_with(transactions, message::Privacy::Fast).await
+    /// For a single node there is nothing to hedge.
+    async fn tell(&self, request: &EncodedFrame) -> Result<Answered, CallError> {
+        self.ask(request).await
     }
 
-    /// As [`Self::submit`], by the way that `privacy` names. What goes by a stem is in no mempool, and not
-    /// in the account's next nonce, for some seconds.
-    pub async fn submit_with(
-        &self,
-        transactions: Vec<Bytes>,
-        privacy: message::Privacy,
-    ) -> Result<Vec<message::SubmitResult>, CallError> {
-        use ghost_proto::limits::{SUBMIT_TXS_MAX, TX_BATCH_BYTES_MAX};
-        let bytes: usize = transactions.iter().map(Bytes::len).sum();
-        if transactions.len() > SUBMIT_TXS_MAX || bytes > TX_BATCH_BYTES_MAX {
-            return Err(CallError::Invalid(format!(
-                "{} transactions of {bytes} bytes are too many for one call; {SUBMIT_TXS_MAX} of {TX_BATCH_BYTES_MAX} bytes fit",
-                transactions.len()
-            )));
-        }
-        let request = message::SubmitRequest { transactions, privacy: privacy.into() };
-        let answer = expect_answer!(self.call(&request.to_frame()).await?, SubmitAnswer)?;
-        if answer.results.len() != request.transactions.len() {
-            let reason =
-                format!("{} results for {} transactions", answer.results.len(), request.transactions.len());
-            return Err(CallError::Request(RequestError::Unexpected(reason)));
-        }
-        Ok(answer.results)
-    }
-
-    /// A transaction by id, or `None` if the node does not know it.
-    pub async fn transaction(&self, id: TxId) -> Result<Option<message::TransactionAnswer>, CallError> {
-        let request = message::TransactionRequest { id: Bytes::copy_from_slice(&id.0) };
-        found(self.call(&request.to_frame()).await.and_then(|frame| expect_answer!(frame, TransactionAnswer)))
-    }
-
-    /// A block, or `None` if the node does not have it.
-    pub async fn block(
-        &self,
-        which: BlockSelector,
-        detail: message::BlockDetail,
-    ) -> Result<Option<message::BlockAnswer>, CallError> {
-        use message::block_request::Which;
-        let which = match which {
-            BlockSelector::Height(height) => Which::Height(height),
-            BlockSelector::Id(id) => Which::Id(Bytes::copy_from_slice(&id.0)),
-            BlockSelector::Head => Which::Head(true),
-        };
-        let request = message::BlockRequest { which: Some(which), detail: detail.into() };
-        found(self.call(&request.to_frame()).await.and_then(|frame| expect_answer!(frame, BlockAnswer)))
-    }
-
-    /// An account at the node's head. One that was never used has balance and nonce 0.
-    pub async fn account(&self, address: Address) -> Result<message::AccountAnswer, CallError> {
-        let request = message::AccountRequest { address: Bytes::copy_from_slice(&address.0) };
-        expect_answer!(self.call(&request.to_frame()).await?, AccountAnswer)
-    }
-
-    /// Pending transactions: those a block can take now, best price first, then parked ones.
-    pub async fn pending(&self, limit: u32) -> Result<message::PendingAnswer, CallError> {
-        expect_answer!(self.call(&message::PendingRequest { limit }.to_frame()).await?, PendingAnswer)
+    async fn ask(&self, request: &EncodedFrame) -> Result<Answered, CallError> {
+        let frame = self.request(request).await?;
+        Ok(Answered { frame, peer: self.session().peer(), genesis: self.session().hello().genesis })
     }
 
     /// Whom the node is connected to. Operator only.
     pub async fn peers(&self) -> Result<message::PeersAnswer, CallError> {
-        expect_answer!(self.call(&message::PeersRequest {}.to_frame()).await?, PeersList)
+        expect_answer!(self.request(&message::PeersRequest {}.to_frame()).await?, PeersList)
     }
 
     /// Adds, drops, bans, unbans or explains a peer. Operator only.
@@ -458,7 +422,7 @@ impl Client {
         &self,
         command: message::PeerCommand,
     ) -> Result<message::PeerCommandAnswer, CallError> {
-        expect_answer!(self.call(&command.to_frame()).await?, PeerCommandAnswer)
+        expect_answer!(self.request(&command.to_frame()).await?, PeerCommandAnswer)
     }
 
     /// Follows the head.

@@ -119,6 +119,8 @@ impl LocalHello {
 /// What a peer said of itself, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PeerHello {
+    /// The chain it is of; only a client may be of none.
+    pub genesis: Option<GenesisId>,
     /// What it serves. Types we do not know are left out.
     pub serves: StreamSet,
     /// Printable ASCII.
@@ -243,6 +245,7 @@ pub fn check(local: &LocalHello, peer: &PeerId, hello: message::Hello) -> Result
         .filter_map(|number| StreamType::from_number(u64::from(*number)))
         .fold(StreamSet::default(), StreamSet::with);
     Ok(PeerHello {
+        genesis,
         serves,
         user_agent: hello.user_agent,
         record,

@@ -120,6 +120,14 @@ fn the_table_of_limits_is_the_code() {
         HELLO_STREAM_TYPES_MAX,
         HELLO_REQUIRED_MAX,
         RPC_ROWS_MAX,
+        CALL_INPUT_BYTES_MAX,
+        CALL_OUTPUT_BYTES_MAX,
+        LOG_FILTER_ADDRESSES_MAX,
+        LOG_FILTER_TOPICS_MAX,
+        STORAGE_SLOTS_MAX,
+        LOG_ROWS_BYTES_MAX,
+        FOLLOW_SENDERS_MAX,
+        FOLLOW_POSITIONS_MAX,
     ];
     // None was forgotten: the source declares no other.
     let source = include_str!("../../../proto/src/limits.rs");

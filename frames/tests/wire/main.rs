@@ -4,6 +4,7 @@
 //! fuzz seeds and the generated parts of `WIRE.md`. To regenerate is to approve a change of the
 //! protocol: read the diff as one.
 
+mod contracts;
 mod document;
 mod frozen;
 mod fuzz_smoke;

@@ -30,9 +30,9 @@ use proptest::{
     sample::select,
 };
 
-use crate::{samples::transfer, vectors::read_all};
+use crate::{contracts, samples::transfer, vectors::read_all};
 
-fn bytes(len: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Bytes> {
+pub(crate) fn bytes(len: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), len).prop_map(Bytes::from)
 }
 
@@ -98,7 +98,7 @@ fn signature() -> impl Strategy<Value = Signature> {
     any::<[[u8; 32]; 2]>().prop_map(|halves| Signature(halves.concat().try_into().unwrap()))
 }
 
-fn block_ref() -> impl Strategy<Value = Option<m::BlockRef>> {
+pub(crate) fn block_ref() -> impl Strategy<Value = Option<m::BlockRef>> {
     option::of((any::<u64>(), bytes(0..40), any::<u64>()).prop_map(|(height, id, slot)| m::BlockRef {
         height,
         id,
@@ -123,6 +123,23 @@ prop_compose! {
     }
 }
 
+fn relay_status(numbers: [u64; 10]) -> m::RelayStatus {
+    let [transactions, duplicates, bytes_useful, bytes_other, announce_to_have_us, ..] = numbers;
+    let [.., reconciliations, reconciliations_failed, reconciliations_listed, symbols, differences] = numbers;
+    m::RelayStatus {
+        transactions,
+        duplicates,
+        bytes_useful,
+        bytes_other,
+        announce_to_have_us,
+        reconciliations,
+        reconciliations_failed,
+        reconciliations_listed,
+        symbols,
+        differences,
+    }
+}
+
 prop_compose! {
     fn status()(
         texts in (text(20), text(64), text(100)), blobs in (bytes(0..40), bytes(0..40)),
@@ -130,7 +147,7 @@ prop_compose! {
         sync in option::of(any::<(bool, u64)>()), mempool in option::of(any::<[u64; 4]>()),
         peers in vec((text(10), text(10), text(10), any::<u32>()), 0..10),
         listen in vec(text(60), 0..10), authority in option::of(any::<u32>()),
-        refusals in vec((text(20), any::<u64>()), 0..20),
+        refusals in vec((text(20), any::<u64>()), 0..20), relay in option::of(any::<[u64; 10]>()),
     ) -> m::Status {
         m::Status {
             version: texts.0, peer: blobs.0, genesis: blobs.1, chain_name: texts.1, chain_id: numbers[0],
@@ -144,6 +161,7 @@ prop_compose! {
             slot_ms: numbers[4], included_total: numbers[5],
             refusals: refusals.into_iter().map(|(name, count)| m::Count { name, count }).collect(),
             external_address: texts.2,
+            relay: relay.map(relay_status),
         }
     }
 }
@@ -186,7 +204,7 @@ fn which() -> impl Strategy<Value = Option<m::block_request::Which>> {
     ])
 }
 
-fn boxed<T: Into<Frame> + std::fmt::Debug + 'static>(
+pub(crate) fn boxed<T: Into<Frame> + std::fmt::Debug + 'static>(
     strategy: impl Strategy<Value = T> + 'static,
 ) -> BoxedStrategy<Frame> {
     strategy.prop_map(Into::into).boxed()
@@ -343,15 +361,19 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
             ),
         ),
         "AccountRequest" => boxed(bytes(0..21).prop_map(|address| m::AccountRequest { address })),
-        "AccountAnswer" => boxed((bytes(0..21), bytes(0..17), any::<(u64, u64)>(), block_ref()).prop_map(
-            |(address, balance, (nonce, next_nonce), at)| m::AccountAnswer {
-                address,
-                balance,
-                nonce,
-                next_nonce,
-                at,
-            },
-        )),
+        "AccountAnswer" => {
+            boxed((bytes(0..21), bytes(0..17), any::<(u64, u64, u32)>(), bytes(0..33), block_ref()).prop_map(
+                |(address, balance, (nonce, next_nonce, engine), code_hash, at)| m::AccountAnswer {
+                    address,
+                    balance,
+                    nonce,
+                    next_nonce,
+                    at,
+                    engine,
+                    code_hash,
+                },
+            ))
+        }
         "PendingRequest" => boxed(any::<u32>().prop_map(|limit| m::PendingRequest { limit })),
         "PendingAnswer" => boxed(
             (any::<(u64, u64)>(), vec(pending(), 0..30))
@@ -373,7 +395,7 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
             (bytes(0..228), block_ref(), any::<bool>())
                 .prop_map(|(header, finalized, reorganised)| m::HeadEvent { header, finalized, reorganised }),
         ),
-        other => panic!("no arbitrary {other}"),
+        other => contracts::any_of(other),
     }
 }
 

@@ -9,14 +9,14 @@ use ghost_frames::{
         BlockRelayMode, BlockTransactions, BlockTransactionsRequest, CompactBlock, CompactRequest,
         PlacedTransaction,
     },
-    consensus, control, discovery,
+    consensus, contract, control, discovery,
     reconcile::{Inventory, InventoryRequest, MissingRequest, Symbols, SymbolsRequest},
     sync, tx,
 };
 use ghost_proto::{
-    Address, AuthoritySet, Block, BlockBuilder, BlockId, Checkpoint, FinalityCertificate, Genesis, Header,
-    KeyPair, Multiaddr, Outcome, PeerId, PeerRecord, Receipt, SignedTransaction, TxId, Vote, block,
-    message as m, record,
+    Address, AuthoritySet, Block, BlockBuilder, BlockId, Call, CallAnswer, Checkpoint, FinalityCertificate,
+    Genesis, Header, KeyPair, Multiaddr, Outcome, PeerId, PeerRecord, Receipt, SignedTransaction, TxId, Vote,
+    block, message as m, record,
     tx::{Action, Transaction},
     vote::Link,
 };
@@ -291,6 +291,7 @@ impl World {
             included_total: 3,
             refusals: vec![m::Count { name: "busy".into(), count: 2 }],
             external_address: String::new(),
+            relay: None,
         }
     }
 
@@ -619,6 +620,7 @@ impl World {
                     nonce: 2,
                     next_nonce: 3,
                     at: Some(self.block_ref(self.next.header())),
+                    ..Default::default()
                 },
                 "999,999 base units; two transactions included and one pending",
             ),
@@ -701,6 +703,129 @@ impl World {
                 },
                 "done, with one line of the peer's story",
             ),
+            sample(
+                "call request",
+                Rpc,
+                contract::CallRequest(self.call()),
+                "a call of the contract 0xcc… with selector 70a08231 and an address, after height 2, to be signed",
+            ),
+            sample(
+                "call answer",
+                Rpc,
+                contract::CallAnswer(self.call_answer()),
+                "32 bytes returned after height 2, for 24,000 gas, signed by the node",
+            ),
+            sample(
+                "simulate request",
+                Rpc,
+                contract::SimulateRequest(Call { to: None, height: None, signed: false, ..self.call() }),
+                "the same input as init code, after the head",
+            ),
+            sample(
+                "simulate answer",
+                Rpc,
+                m::SimulateAnswer {
+                    at: Some(self.block_ref(self.next.header())),
+                    state: Bytes::copy_from_slice(&self.next.header().state),
+                    outcome: Outcome::Done.code().into(),
+                    gas_used: 60_000,
+                    gas_refunded: 4_800,
+                    output: Bytes::new(),
+                    created: Bytes::from_static(&[0xcc; 20]),
+                    logs: vec![self.log_entry()],
+                },
+                "done; it would make the contract 0xcc… and log once",
+            ),
+            sample(
+                "estimate request",
+                Rpc,
+                contract::EstimateRequest(Call { signed: false, height: None, ..self.call() }),
+                "how much gas the call takes at the head",
+            ),
+            sample(
+                "estimate answer",
+                Rpc,
+                m::EstimateAnswer {
+                    at: Some(self.block_ref(self.next.header())),
+                    outcome: Outcome::Done.code().into(),
+                    gas_limit: 24_300,
+                    gas_used: 24_000,
+                    output: Bytes::new(),
+                },
+                "a limit of 24,300 does",
+            ),
+            sample("receipt request", Rpc, m::ReceiptRequest { id: id(&tx.id()) }, "by transaction id"),
+            sample(
+                "receipt answer",
+                Rpc,
+                m::ReceiptAnswer {
+                    id: id(&tx.id()),
+                    block: Some(self.block_ref(header)),
+                    index: 0,
+                    receipt: Bytes::copy_from_slice(&self.receipts[0].encode()),
+                    finalized: true,
+                },
+                "included at height 1 as the first, final",
+            ),
+            sample(
+                "logs request",
+                Rpc,
+                m::LogsRequest {
+                    filter: Some(self.log_filter()),
+                    from: Some(m::LogPlace { height: 1, transaction: 0, index: 0 }),
+                    to_height: Some(2),
+                    limit: 100,
+                },
+                "heights 1 and 2, contract 0xcc…, first topic 0xdd…, any second, third 0xee… or 0xef…",
+            ),
+            sample(
+                "logs answer",
+                Rpc,
+                m::LogsAnswer {
+                    rows: vec![self.log_row()],
+                    next: Some(m::LogPlace { height: 1, transaction: 2, index: 0 }),
+                    head: Some(self.block_ref(self.next.header())),
+                    finalized: 1,
+                },
+                "one row; go on at the third transaction of height 1",
+            ),
+            sample(
+                "code request",
+                Rpc,
+                m::CodeRequest { address: Bytes::from_static(&[0xcc; 20]), height: None },
+                "at the head",
+            ),
+            sample(
+                "code answer",
+                Rpc,
+                m::CodeAnswer {
+                    at: Some(self.block_ref(self.next.header())),
+                    engine: 1,
+                    code_hash: Bytes::from_static(&[0xab; 32]),
+                    code: Bytes::from_static(b"\x60\x00"),
+                },
+                "two bytes of code for the EVM",
+            ),
+            sample(
+                "storage request",
+                Rpc,
+                m::StorageRequest {
+                    address: Bytes::from_static(&[0xcc; 20]),
+                    slots: vec![Bytes::from_static(&[0; 32])],
+                    height: Some(2),
+                },
+                "slot 0 after height 2",
+            ),
+            sample(
+                "storage answer",
+                Rpc,
+                m::StorageAnswer {
+                    at: Some(self.block_ref(self.next.header())),
+                    state: Bytes::copy_from_slice(&self.next.header().state),
+                    words: vec![Bytes::from_static(&[1; 32])],
+                },
+                "one word",
+            ),
             sample("heads request", Events, m::HeadsRequest {}, "no payload"),
             sample(
                 "head event",
@@ -712,7 +837,112 @@ impl World {
                 },
                 "the head is at height 2; height 1 is final",
             ),
+            sample(
+                "follow logs from a height",
+                Events,
+                m::FollowRequest {
+                    what: Some(m::follow_request::What::Logs(self.log_filter())),
+                    from: Some(m::follow_request::From::Height(1)),
+                },
+                "those of the filter above, from the block of height 1 on",
+            ),
+            sample(
+                "follow receipts on",
+                Events,
+                m::FollowRequest {
+                    what: Some(m::follow_request::What::Receipts(m::ReceiptFilter {
+                        senders: vec![Bytes::copy_from_slice(self.senders[0].address().as_bytes())],
+                    })),
+                    from: Some(m::follow_request::From::Resume(m::Positions {
+                        epoch: self.epoch(),
+                        told: vec![self.position(self.next.header()), self.position(header)],
+                    })),
+                },
+                "those of one sender, behind height 2, or behind height 1 if that block is gone",
+            ),
+            sample(
+                "follow event",
+                Events,
+                m::FollowEvent {
+                    epoch: self.epoch(),
+                    at: Some(self.position(header)),
+                    prev: Some(m::Position { seq: 0, hash: id(&self.genesis.block_id()) }),
+                    reverted: false,
+                    more: false,
+                    finalized: 1,
+                    logs: vec![self.log_row()],
+                    receipts: Vec::new(),
+                },
+                "one log in height 1",
+            ),
         ]
+    }
+}
+
+impl World {
+    fn call(&self) -> Call {
+        let mut input = vec![0; 36];
+        input[..4].copy_from_slice(&[0x70, 0xa0, 0x82, 0x31]);
+        input[16..].copy_from_slice(&self.senders[0].address().0);
+        Call {
+            from: self.senders[0].address(),
+            to: Some(Address([0xcc; 20])),
+            value: 0,
+            input: input.into(),
+            gas_limit: 100_000,
+            height: Some(2),
+            signed: true,
+        }
+    }
+
+    fn call_answer(&self) -> CallAnswer {
+        let header = self.next.header();
+        let mut answer = CallAnswer {
+            height: 2,
+            block: header.id(),
+            state: header.state,
+            outcome: Outcome::Done,
+            gas_used: 24_000,
+            output: Bytes::from_static(&[0x2a; 32]),
+            signature: None,
+        };
+        answer.sign(&self.call(), &self.genesis.id(), &self.node);
+        answer
+    }
+
+    fn epoch(&self) -> u64 {
+        u64::from_be_bytes(self.genesis.id().0[..8].try_into().unwrap())
+    }
+
+    fn position(&self, header: &Header) -> m::Position {
+        m::Position { seq: header.height, hash: id(&header.id()) }
+    }
+
+    fn log_entry(&self) -> m::LogEntry {
+        m::LogEntry {
+            address: Bytes::from_static(&[0xcc; 20]),
+            topics: vec![Bytes::from_static(&[0xdd; 32])],
+            data: Bytes::from_static(b"data"),
+        }
+    }
+
+    fn log_filter(&self) -> m::LogFilter {
+        let any_of = |topics: &[u8]| m::TopicChoice {
+            any_of: topics.iter().map(|byte| vec![*byte; 32].into()).collect(),
+        };
+        m::LogFilter {
+            addresses: vec![Bytes::from_static(&[0xcc; 20])],
+            topics: vec![any_of(&[0xdd]), any_of(&[]), any_of(&[0xee, 0xef])],
+        }
+    }
+
+    fn log_row(&self) -> m::LogRow {
+        m::LogRow {
+            place: Some(m::LogPlace { height: 1, transaction: 1, index: 0 }),
+            block: id(&self.block.header().id()),
+            transaction: id(&self.transactions[1].id()),
+            entry: Some(self.log_entry()),
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use super::{
 /// Why symbols are not those of a difference of two sets under these keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Undecodable {
-    /// More ids came out than symbols went in: without this bound, symbols made up for it could go round for ever.
+    /// More ids came out than symbols went in: without this bound, symbols made up for it could go round for
+    /// ever.
     #[error("more ids than symbols")]
     TooManyIds,
     /// More symbols than a session may have.

@@ -1,10 +1,10 @@
 //! Making symbols of many ids at once.
 //!
 //! Items go through in tiles that stay in the first-level cache. All of a tile take one jump at a time, in a
-//! loop without branches that the compiler vectorises; then each is put into the symbol it has come to, those that
-//! are before or beyond the wanted range into one that is thrown away; then those beyond are squeezed
-//! out, again without a branch. Against a loop that follows one item to its end, whose exit no processor
-//! can foresee, this is four times as fast.
+//! loop without branches that the compiler vectorises; then each is put into the symbol it has come to, those
+//! that are before or beyond the wanted range into one that is thrown away; then those beyond are squeezed
+//! out, again without a branch. Against a loop that follows one item to its end, whose exit no processor can
+//! foresee, this is four times as fast.
 
 use super::{
     keys::Item,

@@ -21,16 +21,18 @@ static MARGINALS: LazyLock<[f64; COUNTED_SYMBOLS]> = LazyLock::new(|| {
 });
 
 /// The probability of an id to be in each of the first symbols. Exactly, by summing over where it jumped
-/// from: 0.640 at index 1, where 1 / (1 + i/2) would say 0.667 and make one-sided differences of 10,000 look half as large again.
+/// from: 0.640 at index 1, where 1 / (1 + i/2) would say 0.667 and make one-sided differences of 10,000 look
+/// half as large again.
 pub fn marginals() -> &'static [f64; COUNTED_SYMBOLS] {
     &MARGINALS
 }
 
-/// Estimates the size of a difference from `counts[i]` = their count minus ours in symbol `i`, modulo 2^16. Its
-/// standard deviation is about a sixth, as that of any variance taken from 80 samples.
+/// Estimates the size of a difference from `counts[i]` = their count minus ours in symbol `i`, modulo 2^16.
+/// Its standard deviation is about a sixth, as that of any variance taken from 80 samples.
 ///
-/// The difference of the sizes is known exactly: it is the count of symbol 0. Around the share of it that falls to a symbol, the count of a symbol
-/// varies as the sum of one Bernoulli variable for each id of either side's: d · p (1 − p).
+/// The difference of the sizes is known exactly: it is the count of symbol 0. Around the share of it that
+/// falls to a symbol, the count of a symbol varies as the sum of one Bernoulli variable for each id of either
+/// side's: d · p (1 − p).
 pub fn estimate(counts: &[u16], theirs: usize, ours: usize) -> usize {
     let excess = theirs as f64 - ours as f64;
     let mut sum = 0.0;

@@ -1,40 +1,42 @@
-//! In which transactions do two mempools differ? Answered in bytes that grow with the difference and not
-//! with the mempools, by rateless set reconciliation (Yang, Gilad, Alizadeh: "Practical Rateless Set
+//! In which transactions do two mempools differ? Answered in bytes that grow with the difference and not with
+//! the mempools, by rateless set reconciliation (Yang, Gilad, Alizadeh: "Practical Rateless Set
 //! Reconciliation", SIGCOMM 2024, arXiv:2402.02668).
 //!
 //! # How it works
-//! Every transaction has a short [`SketchId`] and takes part in an endless sequence of **coded symbols**:
-//! in the first always, in the i-th with a probability of about 1 / (1 + i/2) ([`Mapping`]). A symbol is the exclusive
-//! or of the ids in it, and of their checks ([`Symbol`]). The asker subtracts its own symbols from those
-//! it is sent: what both have cancels out. A symbol that is left with one id shows it; taken out of all
+//! Every transaction has a short [`SketchId`] and takes part in an endless sequence of **coded symbols**: in
+//! the first always, in the i-th with a probability of about 1 / (1 + i/2) ([`Mapping`]). A symbol is the
+//! exclusive or of the ids in it, and of their checks ([`Symbol`]). The asker subtracts its own symbols from
+//! those it is sent: what both have cancels out. A symbol that is left with one id shows it; taken out of all
 //! other symbols, it uncovers more ([`Decoder`]). About 1.36 symbols of 12 bytes are needed for each
 //! transaction of a large difference, 1.45 at 100, 1.7 at 10.
 //!
 //! # A session
-//! The asker opens with a request for the first [`COUNTED_SYMBOLS`]: one datagram, enough
-//! for differences up to about 50. Their counts tell how large the difference is ([`estimate`]), the
-//! second request asks for as many as it takes and an eighth more, and each one after that for a sixth of what has
-//! come. Nothing comes that was not asked for, so nothing overshoots. Where listing every id is
-//! shorter ([`INVENTORY_FRACTION`]), where the symbols do not decode within [`symbols_max`], or contradict themselves, the
-//! asker asks for the list instead. At last it names what it lacks, is told of that in announcements,
-//! and fetches it like anything announced; and announces what the other side lacks. Both know then what the
-//! other has. ([`Requester`], [`Responder`].)
+//! The asker opens with a request for the first [`COUNTED_SYMBOLS`]: one datagram, enough for differences up
+//! to about 50. Their counts tell how large the difference is ([`estimate`]), the second request asks for as
+//! many as it takes and an eighth more, and each one after that for a sixth of what has come. Nothing comes
+//! that was not asked for, so nothing overshoots. Where listing every id is shorter ([`INVENTORY_FRACTION`]),
+//! where the symbols do not decode within [`symbols_max`], or contradict themselves, the asker asks for the
+//! list instead. At last it names what it lacks, is told of that in announcements, and fetches it like
+//! anything announced; and announces what the other side lacks. Both know then what the other has.
+//! ([`Requester`], [`Responder`].)
 //!
 //! Both sides reconcile what they held when the session was opened; what comes later is relayed anyway.
 //!
 //! # Work
-//! The first [`PREFIX_SYMBOLS`] symbols are kept warm for each link and nonce ([`Prefix`]) and
-//! brought up to date from a [`Journal`] of what came and went. Symbols are linear, so removing is the same as adding.
+//! The first [`PREFIX_SYMBOLS`] symbols are kept warm for each link and nonce ([`Prefix`]) and brought up to
+//! date from a [`Journal`] of what came and went. Symbols are linear, so removing is the same as adding.
 //!
 //! # Security
-//! Ids and checks are keyed with a secret of the connection and a nonce ([`Keys`]): nobody but the two
-//! sides can prepare transactions whose ids collide or never separate. A peer can do so on its own
-//! link, and loses that link's sessions. A hostile answer costs at most [`SYMBOLS_MAX`] symbols and as many
-//! steps of decoding; it can hide transactions of its sender, which silence can as well.
+//! Ids and checks are keyed with a secret of the connection and a nonce ([`Keys`]): nobody but the two sides
+//! can prepare transactions whose ids collide or never separate. A peer can do so on its own link, and loses
+//! that link's sessions. A hostile answer costs at most [`SYMBOLS_MAX`] symbols and as many steps of
+//! decoding; it can hide transactions of its sender, which silence can as well.
 
 mod decoder;
 mod encoder;
 mod estimate;
+#[doc(hidden)]
+pub mod fuzzing;
 mod journal;
 mod keys;
 mod prefix;

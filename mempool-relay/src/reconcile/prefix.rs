@@ -15,8 +15,8 @@ use super::{
 /// Symbols that are kept: enough for differences up to 700. 1,024 × 16 B = 16 KiB for each link and asker.
 pub const PREFIX_SYMBOLS: usize = 1024;
 
-/// See the [module](self). A change costs about 60 ns and its hashes when it is applied, before the next session; encoding the set anew
-/// costs 40 ns for each member.
+/// See the [module](self). A change costs about 60 ns and its hashes when it is applied, before the next
+/// session; encoding the set anew costs 40 ns for each member.
 pub struct Prefix {
     nonce: u64,
     keys: Keys,
@@ -58,8 +58,8 @@ impl Prefix {
         self.made
     }
 
-    /// The set as it is now, the symbols brought up to date by the journal; or encoded anew, if that remembers too
-    /// little or has more changes than there are `members`.
+    /// The set as it is now, the symbols brought up to date by the journal; or encoded anew, if that
+    /// remembers too little or has more changes than there are `members`.
     pub fn snapshot(&mut self, journal: &Journal, members: impl Iterator<Item = TxId>) -> Snapshot {
         match journal.since(self.position).filter(|changes| changes.len() <= journal.len()) {
             Some(changes) => {

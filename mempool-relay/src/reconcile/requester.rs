@@ -49,7 +49,8 @@ pub enum Progress {
     Wait,
     /// The answer is done with; send this.
     Ask(Ask),
-    /// The members of the snapshot are needed: give them to [`Requester::snapshot_mut`], then call [`Requester::proceed`].
+    /// The members of the snapshot are needed: give them to [`Requester::snapshot_mut`], then call
+    /// [`Requester::proceed`].
     NeedMembers,
     /// Done.
     Found(Difference),

@@ -72,8 +72,9 @@ impl Responder {
     /// Symbols, in the frames of the answer.
     ///
     /// # Errors
-    /// [`Refusal`]: not in turn, above the cap, or so few that the answers would cost more than they bring. The
-    /// second request may be of any size from a quarter of the first, later ones from an eighth of what was sent.
+    /// [`Refusal`]: not in turn, above the cap, or so few that the answers would cost more than they bring.
+    /// The second request may be of any size from a quarter of the first, later ones from an eighth of what
+    /// was sent.
     pub fn symbols(&mut self, request: &SymbolsRequest, now: Instant) -> Result<Vec<Frame>, Refusal> {
         if request.nonce != self.nonce {
             return Err(Refusal::Unknown);

@@ -47,15 +47,16 @@ pub(crate) fn start(id: u64) -> u64 {
 
 /// One jump: the generator's next state, and the next index.
 ///
-/// Jumps are drawn by inversion: with u uniform in (0, 1], the next index after i is beyond i + k with the probability
-/// ((i + 1.5) / (i + 1.5 + k))², which makes the marginals fall as 1 / (1 + i/2) (section 4.2 of the paper).
-/// The generator is 64-bit xorshift (Marsaglia, "Xorshift RNGs", 2003), started at the id,
-/// which is uniform as the output of a keyed hash.
+/// Jumps are drawn by inversion: with u uniform in (0, 1], the next index after i is beyond i + k with the
+/// probability ((i + 1.5) / (i + 1.5 + k))², which makes the marginals fall as 1 / (1 + i/2) (section 4.2 of
+/// the paper). The generator is 64-bit xorshift (Marsaglia, "Xorshift RNGs", 2003), started at the id, which
+/// is uniform as the output of a keyed hash.
 ///
 /// # Correctness
-/// Both sides must come to the same indexes, on every machine. Only operations are used whose results IEEE 754
-/// defines to the last bit: conversion of an integer, square root, division, subtraction, addition, multiplication and truncation,
-/// in single precision, rounding to nearest, none of them fused. The compiler may do many at once, and may not change any.
+/// Both sides must come to the same indexes, on every machine. Only operations are used whose results IEEE
+/// 754 defines to the last bit: conversion of an integer, square root, division, subtraction, addition,
+/// multiplication and truncation, in single precision, rounding to nearest, none of them fused. The compiler
+/// may do many at once, and may not change any.
 #[inline(always)]
 pub(crate) fn jump(state: u64, index: u32) -> (u64, u32) {
     let mut next = state;

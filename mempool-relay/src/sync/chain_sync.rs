@@ -22,6 +22,10 @@ use crate::block::{Received, fetch::FLOOR_BYTES_PER_SECOND};
 /// Pause of a peer whose chain had nothing new after all. Not a failure of its: it may have moved on.
 const NOTHING_NEW_PAUSE: Duration = Duration::from_secs(1);
 
+/// Pause of a peer whose headers were ahead of our clock. Slots begin one by one, so each time there may be
+/// one more to take.
+const AHEAD_PAUSE: Duration = Duration::from_secs(1);
+
 /// Blocks per second that a chain must deliver at least, if they are small, while there is another chain: 20.
 const FLOOR_BLOCK_TIME: Duration = Duration::from_millis(50);
 
@@ -214,10 +218,23 @@ impl ChainSync {
         if *checking != request {
             return Vec::new();
         }
-        let (peer, headers) = (leader.peer, std::mem::take(headers));
+        let (peer, mut headers) = (leader.peer, std::mem::take(headers));
         leader.ask = Ask::Nothing;
         match verdict {
-            HeadersVerdict::Good { known } => return self.follow(peer, headers, known, now),
+            HeadersVerdict::Good { known, ahead: 0 } => return self.follow(peer, headers, known, now),
+            HeadersVerdict::Good { known, ahead } => {
+                leader.done = true;
+                let last = headers.last().map(|last| Checkpoint { height: last.height, id: last.id() });
+                headers.truncate(headers.len().saturating_sub(ahead));
+                let added = self.follow(peer, headers, known, now);
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    // As long as there is something ahead, we are not in step.
+                    peer.claim = last;
+                    peer.probe = false;
+                    peer.leading.pause(now, AHEAD_PAUSE);
+                }
+                return added;
+            }
             HeadersVerdict::Ignore => {
                 leader.done = true;
                 self.nothing_new(&peer, now);

@@ -37,10 +37,13 @@ pub enum HeaderVerdict {
 /// What the chain says of an answer full of headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadersVerdict {
-    /// All are right.
+    /// All are right, as far as they can be judged.
     Good {
         /// How many of them, from the first, the chain has with their bodies.
         known: usize,
+        /// How many of them, at the end, belong to slots that have not begun by our clock. They are asked
+        /// for again, for ours may be the clock that is wrong.
+        ahead: usize,
     },
     /// The first one's parent is known neither to the chain nor to [`super::BlockSync::header`]. The answer
     /// does not fit the question.

@@ -18,8 +18,9 @@
 //!
 //! # Reconciliation
 //! A new peer is not told of everything: a session of [`crate::reconcile`] finds out what each side
-//! lacks, opened by the one that dialled. Links that nothing is announced on repeat it every [`SYNC_PERIOD`], the others every
-//! [`REPAIR_PERIOD`]. What the peer has goes to the request tracker as its announcement; what it lacks, the slow walk announces.
+//! lacks, opened by the one that dialled. Links that nothing is announced on repeat it every
+//! [`SYNC_PERIOD`], the others every [`REPAIR_PERIOD`]. What the peer has goes to the request tracker as
+//! its announcement; what it lacks, the slow walk announces.
 //!
 //! # Driver
 //! 1. A session is up, both hellos read: [`Input::PeerUp`]. It ends: [`Input::PeerDown`].
@@ -27,7 +28,8 @@
 //!    - `TxAnnounce` on the push stream: [`Input::Announced`];
 //!    - `Transactions` on the push stream, or in an answer to us: [`Input::Received`];
 //!    - `TxRequest`: [`Input::Requested`], with a number of the driver's to find the stream by;
-//!    - `Symbols`, `Inventory` or `TxAnnounce` in an answer to an [`Effect::SyncRequest`]: [`Input::SyncAnswered`];
+//!    - `Symbols`, `Inventory` or `TxAnnounce` in an answer to an [`Effect::SyncRequest`]:
+//!      [`Input::SyncAnswered`];
 //!    - a request on a tx_sync stream: [`Input::SyncRequested`], likewise with a number.
 //! 3. An answer to us ended: [`Input::AnswerEnded`]; its request could not be sent or was reset:
 //!    [`Input::RequestFailed`].

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ghost_frames::tx::ANNOUNCE_ENTRY_LEN;
+
 pub use crate::fetch::FetchStats;
 
 /// Upper bounds of the latency histogram, in milliseconds; a last bucket holds the rest.
@@ -46,6 +48,8 @@ pub struct SyncStats {
     pub lacked: u64,
     /// Transactions that the other side turned out to lack, likewise.
     pub lacking: u64,
+    /// Bytes of symbols and lists received, without framing.
+    pub bytes: u64,
     /// Sessions that peers opened here.
     pub served: u64,
     /// Requests of theirs that were refused.
@@ -111,6 +115,12 @@ pub struct RelayStats {
 }
 
 impl RelayStats {
+    /// Bytes received that brought nothing new: bodies again, announcements, symbols and lists. Not counted:
+    /// requests, framing, and what the transport adds.
+    pub fn bytes_other(&self) -> u64 {
+        self.bytes_duplicate + self.heard * ANNOUNCE_ENTRY_LEN as u64 + self.sync.bytes
+    }
+
     /// Copies of a body received on average; `None` before the first.
     pub fn copies(&self) -> Option<f64> {
         (self.bodies_first > 0)

@@ -7,7 +7,7 @@ use std::{
 
 use ghost_frames::{
     Frame,
-    reconcile::{MissingRequest, SketchId},
+    reconcile::{MissingRequest, SKETCH_ID_LEN, SYMBOL_LEN, SketchId},
     tx::{TxAnnounce, TxAnnounceEntry},
 };
 use ghost_proto::{PeerId, TxId, limits::ANNOUNCE_ENTRIES_MAX};
@@ -32,8 +32,8 @@ const PERIOD_MAX: Duration = Duration::from_secs(160);
 const INBOUND_DELAY: Duration = Duration::from_secs(5);
 /// Sessions of ours at a time: at most 2 × 8 MiB, and the bytes of two answers.
 pub const ASKING_MAX: usize = 2;
-/// Sessions of others whose list of members is kept: 80 B × 50,000 × 4 = 16 MiB. The one that was idle longest makes
-/// room.
+/// Sessions of others whose list of members is kept: 80 B × 50,000 × 4 = 16 MiB. The one that was idle
+/// longest makes room.
 pub const LISTS_MAX: usize = 4;
 /// Longest time without progress in a session of ours.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -188,6 +188,11 @@ impl TxRelay {
         let Some(slot) = self.slot(peer) else { return };
         // An answer that is done with may send more than it was asked for; it is cancelled.
         let Some(mut asking) = self.take_asking(slot, request) else { return };
+        self.stats.sync.bytes += match frame {
+            Frame::Symbols(symbols) => symbols.symbols.len() * SYMBOL_LEN,
+            Frame::Inventory(inventory) => inventory.ids.len() * SKETCH_ID_LEN,
+            _ => 0,
+        } as u64;
         let progress = match (&mut asking.phase, frame) {
             (Phase::Comparing(requester), Frame::Symbols(symbols)) => requester.symbols(symbols),
             (Phase::Comparing(requester), Frame::Inventory(inventory)) => requester.inventory(inventory),

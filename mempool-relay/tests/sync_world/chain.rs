@@ -146,11 +146,19 @@ pub struct Chain {
     canonical: Vec<BlockId>,
     pub head: Option<Header>,
     pub invalid: BTreeSet<BlockId>,
+    /// Heights above this have not come by the node's clock.
+    pub clock: u64,
 }
 
 impl Default for Chain {
     fn default() -> Self {
-        Self { blocks: BTreeMap::new(), canonical: vec![ROOT.id], head: None, invalid: BTreeSet::new() }
+        Self {
+            blocks: BTreeMap::new(),
+            canonical: vec![ROOT.id],
+            head: None,
+            invalid: BTreeSet::new(),
+            clock: u64::MAX,
+        }
     }
 }
 
@@ -211,7 +219,10 @@ impl Chain {
             }
             (height, slot) = (header.height, header.slot);
         }
-        HeadersVerdict::Good { known: headers.iter().take_while(|header| self.has(&header.id())).count() }
+        HeadersVerdict::Good {
+            known: headers.iter().take_while(|header| self.has(&header.id())).count(),
+            ahead: headers.iter().filter(|header| header.height > self.clock).count(),
+        }
     }
 
     /// Stores, and moves the head by height, then slot, then id.

@@ -28,11 +28,9 @@ pub enum Placement {
 pub struct Imported {
     /// Where the block ended up.
     pub placement: Placement,
-    /// The canonical chain changed. Also set when a certificate that had waited for this block made
+    /// What it led to. The head also changes when a certificate that had waited for this block makes
     /// another tip the head.
-    pub head: Option<HeadChange>,
-    /// A certificate that had waited for this block was followed.
-    pub finality: FinalityChange,
+    pub change: FinalityChange,
     /// Its proposer has signed another block for the slot. Reported once for each slot.
     pub equivocation: Option<Equivocation>,
 }
@@ -162,8 +160,7 @@ impl Chain {
         if checked.is_ok() && known {
             return Ok(Imported {
                 placement: Placement::AlreadyKnown,
-                head: None,
-                finality: FinalityChange::default(),
+                change: FinalityChange::default(),
                 equivocation: None,
             });
         }
@@ -275,7 +272,7 @@ impl Chain {
         }
         let change = self.settle(batch, Some(&block), applied)?;
         let placement = if self.head == id { Placement::Head } else { Placement::SideBranch };
-        Ok(Imported { placement, head: change.head.clone(), finality: change, equivocation })
+        Ok(Imported { placement, change, equivocation })
     }
 
     /// Chooses the head, writes everything that follows in one batch, and publishes a new view.

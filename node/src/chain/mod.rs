@@ -21,11 +21,13 @@
 mod error;
 mod execute;
 mod finalize;
+pub mod follow;
 mod import;
 mod logs;
 pub mod lthash;
 mod open;
 mod propose;
+mod read;
 pub mod state;
 mod view;
 
@@ -43,8 +45,9 @@ pub use self::{
     error::{Blame, BlockFault, HeaderError, ImportError, OpenError, ProposeError},
     finalize::{CertificateOutcome, FinalityChange, OwnVote, VoteOutcome},
     import::{Imported, Placement},
-    logs::{FoundLog, FoundLogs, LogFilter},
+    logs::{FoundLog, FoundLogs, LogFilter, LogLimits, LogPlace},
     propose::Proposed,
+    read::{STATES_READABLE_MAX, StateAt},
     state::{Account, BlockState, Snapshot},
     view::{BlockRef, HeadView, IncludedTransaction},
 };
@@ -250,6 +253,8 @@ impl Chain {
 
     fn make_view(&mut self) -> Result<HeadView, StoreError> {
         let head = self.head;
+        let head_state = self.state_of(&head)?;
+        let readable = self.readable_states(&head_state);
         Ok(HeadView {
             genesis: self.schedule.genesis().clone(),
             genesis_id: *self.schedule.genesis_id(),
@@ -259,10 +264,25 @@ impl Chain {
             finalized_by: self.finality.finalized_by().cloned().map(Arc::new),
             justified_by: self.finality.justified_by().cloned().map(Arc::new),
             included_total: self.tree.get(&head).map_or(0, |node| node.data.included_total),
-            snapshot: self.state_of(&head)?.snapshot,
+            state: head_state,
+            readable,
             canonical: self.canonical.clone(),
             records: self.records.clone(),
         })
+    }
+
+    /// The states of the finalized block and of the canonical blocks above it, the newest. One that
+    /// was dropped while finality stalled is left out.
+    fn readable_states(&self, head_state: &BlockState) -> Arc<[(BlockRef, BlockState)]> {
+        let mut readable = vec![(self.block_ref(&self.head), head_state.clone())];
+        let mut at = self.head;
+        while readable.len() < STATES_READABLE_MAX && at != self.tree.root() {
+            let Some(node) = self.tree.get(&at) else { break };
+            at = node.parent;
+            let state = self.tree.get(&at).and_then(|node| node.data.state.as_ref());
+            readable.extend(state.map(|state| (self.block_ref(&at), state.clone())));
+        }
+        readable.into()
     }
 
     // ---- states

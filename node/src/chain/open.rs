@@ -55,16 +55,13 @@ impl Chain {
         let finalized = records.finalized()?;
         let slot = check_finalized(&records, &genesis, &finalized)?;
         let checkpoint = Checkpoint { height: finalized.height, id: finalized.id };
-        let snapshot = Snapshot::of_finalized(records.clone());
-        let root = BlockNode {
-            header: None,
-            included_total: finalized.included_total,
-            state: Some(BlockState {
-                snapshot: snapshot.clone(),
-                lthash: Arc::new(finalized.lthash),
-                changed: Arc::new([]),
-            }),
+        let state = BlockState {
+            snapshot: Snapshot::of_finalized(records.clone()),
+            lthash: Arc::new(finalized.lthash),
+            changed: Arc::new([]),
         };
+        let root =
+            BlockNode { header: None, included_total: finalized.included_total, state: Some(state.clone()) };
         let block_ref = BlockRef { height: finalized.height, id: finalized.id, slot };
         let view = HeadView {
             genesis: genesis.clone(),
@@ -75,7 +72,8 @@ impl Chain {
             finalized_by: None,
             justified_by: None,
             included_total: finalized.included_total,
-            snapshot,
+            readable: Arc::new([(block_ref, state.clone())]),
+            state,
             canonical: HashTrieMapSync::new_sync(),
             records: records.clone(),
         };

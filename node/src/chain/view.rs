@@ -9,7 +9,7 @@ use ghost_proto::{
 };
 use rpds::HashTrieMapSync;
 
-use super::state::{Account, Snapshot};
+use super::state::{Account, BlockState, Snapshot};
 use crate::store::{Records, StoreError};
 
 /// How many of the newest blocks a locator names one by one before it starts to leap.
@@ -59,7 +59,9 @@ pub struct HeadView {
     pub(super) finalized_by: Option<Arc<FinalityCertificate>>,
     pub(super) justified_by: Option<Arc<FinalityCertificate>>,
     pub(super) included_total: u64,
-    pub(super) snapshot: Snapshot,
+    pub(super) state: BlockState,
+    /// The head and the blocks below whose states can be read, newest first.
+    pub(super) readable: Arc<[(BlockRef, BlockState)]>,
     /// Height to id of canonical blocks that are not final.
     pub(super) canonical: HashTrieMapSync<u64, BlockId>,
     pub(super) records: Records,
@@ -108,12 +110,12 @@ impl HeadView {
 
     /// An account at the head; all zero if the chain knows nothing about it.
     pub fn account(&self, address: &Address) -> Result<Account, StoreError> {
-        self.snapshot.account(address)
+        self.state.snapshot.account(address)
     }
 
     /// The whole state at the head.
     pub fn state(&self) -> &Snapshot {
-        &self.snapshot
+        &self.state.snapshot
     }
 
     /// True if the block is stored (canonical or not), or is genesis.

@@ -8,8 +8,13 @@ use serde_json::{Value, json};
 
 use super::{
     Globals,
+<<<<<<< HEAD
     connect::{ask, block_ref_json, block_ref_text},
     output::{Failure, Out},
+=======
+    connect::{block_ref_json, block_ref_text, connect},
+    output::{Failure, Out, bytes_for_people},
+>>>>>>> main
 };
 use crate::home::{Home, fresh_key, read_key_file, write_key_file};
 
@@ -122,9 +127,19 @@ pub(super) fn run(globals: &Globals, args: &AccountArgs, out: &Out) -> Result<Ex
 }
 
 pub(super) async fn state(globals: &Globals, args: &StateArgs, out: &Out) -> Result<ExitCode, Failure> {
+<<<<<<< HEAD
     let answer = ask(globals, async |node| Ok(node.client.account(args.address).await?)).await?;
+=======
+    let connected = connect(globals).await?;
+    let answer = connected.client.account(args.address).await?;
+    let code = match answer.engine {
+        0 => None,
+        _ => connected.client.code(args.address, None).await?,
+    };
+    connected.client.close().await;
+>>>>>>> main
     let balance = balance(&answer)?;
-    let value: Value = json!({
+    let mut value: Value = json!({
         "address": args.address.to_string(),
         // Base units do not fit the numbers of JSON.
         "balance": balance.to_string(),
@@ -132,13 +147,25 @@ pub(super) async fn state(globals: &Globals, args: &StateArgs, out: &Out) -> Res
         "next_nonce": answer.next_nonce,
         "at": block_ref_json(answer.at.as_ref()),
     });
-    let text = format!(
+    let mut text = format!(
         "account     {}\nbalance     {balance} base units\nnonce       {} ({} with those that wait)\nat block    {}",
         args.address,
         answer.nonce,
         answer.next_nonce,
         block_ref_text(answer.at.as_ref())
     );
+    value["engine"] = json!(code.as_ref().map(|code| code.engine.to_string()));
+    value["code_hash"] = json!(code.as_ref().map(|code| hex::encode(code.code_hash)));
+    value["code"] = json!(code.as_ref().map(|code| hex::encode(&code.code)));
+    if let Some(code) = &code {
+        text += &format!(
+            "\ncontract    {}, {}, hash {}\ncode        {}",
+            code.engine,
+            bytes_for_people(code.code.len() as u64),
+            hex::encode(code.code_hash),
+            hex::encode(&code.code)
+        );
+    }
     out.answer(&value, text)
 }
 

@@ -7,6 +7,7 @@
 pub mod account;
 pub mod block;
 pub mod connect;
+mod contract;
 mod doctor;
 pub mod init;
 pub mod output;
@@ -95,7 +96,9 @@ pub enum Command {
     Tx(tx::TxArgs),
     /// Look up blocks, or follow the chain
     Block(block::BlockArgs),
-    /// Balance and nonce of an account
+    /// Deploy contracts, ask them, send to them, read what they logged
+    Contract(contract::ContractArgs),
+    /// Balance and nonce of an account, code of a contract
     State(account::StateArgs),
     /// Make a key for an account, or show the address of one
     Account(account::AccountArgs),
@@ -183,6 +186,7 @@ fn dispatch(cli: Cli, out: &Out) -> Result<ExitCode, Failure> {
         Command::Peers(args) => block_on(peers::run(globals, args, out)),
         Command::Tx(args) => block_on(tx::run(globals, args, out)),
         Command::Block(args) => block_on(block::run(globals, args, out)),
+        Command::Contract(args) => block_on(contract::run(globals, args, out)),
         Command::State(args) => block_on(account::state(globals, &args, out)),
     }
 }

@@ -24,6 +24,7 @@ pub(crate) fn node_peers(status: &message::Status) -> u32 {
 fn to_json(status: &message::Status) -> Value {
     let sync = status.sync.unwrap_or_default();
     let mempool = status.mempool.unwrap_or_default();
+    let relay = status.relay.unwrap_or_default();
     let peers: Vec<Value> = status
         .peers
         .iter()
@@ -45,6 +46,14 @@ fn to_json(status: &message::Status) -> Value {
         "mempool": {
             "count": mempool.count, "bytes": mempool.bytes, "parked": mempool.parked,
             "gas_price_min": mempool.gas_price_min,
+        },
+        "relay": {
+            "transactions": relay.transactions, "duplicates": relay.duplicates,
+            "bytes_useful": relay.bytes_useful, "bytes_other": relay.bytes_other,
+            "announce_to_have_us": relay.announce_to_have_us,
+            "reconciliations": relay.reconciliations, "reconciliations_failed": relay.reconciliations_failed,
+            "reconciliations_listed": relay.reconciliations_listed,
+            "symbols": relay.symbols, "differences": relay.differences,
         },
         "included_total": status.included_total,
         "uptime_ms": status.uptime_ms,
@@ -102,7 +111,39 @@ fn to_text(status: &message::Status) -> String {
             mempool.gas_price_min
         ),
     );
+<<<<<<< HEAD
     line("included", count_for_people(status.included_total, "transaction"));
+=======
+    let relay = status.relay.unwrap_or_default();
+    if relay.transactions + relay.duplicates > 0 {
+        let copies = (relay.transactions + relay.duplicates) as f64 / relay.transactions.max(1) as f64;
+        let all = (relay.bytes_useful + relay.bytes_other).max(1);
+        let useful = 100.0 * relay.bytes_useful as f64 / all as f64;
+        line(
+            "relay",
+            format!(
+                "{} transactions from peers, {copies:.2} copies of each, {useful:.0} % of bytes useful",
+                relay.transactions
+            ),
+        );
+    }
+    if relay.reconciliations + relay.reconciliations_failed > 0 {
+        let symbols = match relay.differences {
+            0 => "no differences".to_owned(),
+            count => {
+                format!("{:.2} symbols for each of {count} differences", relay.symbols as f64 / count as f64)
+            }
+        };
+        line(
+            "reconciled",
+            format!(
+                "{} times ({} by a list), {} in vain; {symbols}",
+                relay.reconciliations, relay.reconciliations_listed, relay.reconciliations_failed
+            ),
+        );
+    }
+    line("included", format!("{} transactions", status.included_total));
+>>>>>>> main
     line("role", status.authority.map_or("follower".into(), |index| format!("authority {index}")));
     line("uptime", duration_for_people(status.uptime_ms));
     line("memory", bytes_for_people(status.rss_bytes));
@@ -146,7 +187,9 @@ mod tests {
         assert_eq!(value["head"], Value::Null);
         assert_eq!(value["authority"], Value::Null);
         assert_eq!(value["external_address"], Value::Null);
-        for key in ["version", "chain", "sync", "peers", "mempool", "uptime_ms", "listen", "refusals"] {
+        for key in
+            ["version", "chain", "sync", "peers", "mempool", "relay", "uptime_ms", "listen", "refusals"]
+        {
             assert!(value.get(key).is_some(), "{key}");
         }
     }

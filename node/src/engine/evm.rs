@@ -28,16 +28,19 @@ use revm::{
         BlockEnv, CfgEnv, TxEnv,
         result::{EVMError, ExecutionResult, HaltReason, ResultGas},
     },
-    interpreter::{InstructionResult, Interpreter, InterpreterTypes},
+    interpreter::{
+        CallInputs, CallOutcome, Gas, InstructionResult, Interpreter, InterpreterResult, InterpreterTypes,
+    },
     primitives::{B256, TxKind, U256, hardfork::SpecId},
     state::EvmState,
 };
 
 use self::database::{StateDatabase, from_evm, to_evm};
 use super::{
-    BlockContext, CallResult, Engine, ExecuteError, NotIncludable, SimulateError, Simulation, Stop,
+    BlockContext, CallResult, Engine, ExecuteError, NotIncludable, SimulateError, Simulation, Until,
     intrinsic_gas,
     rules::{self, Bought},
+    simulate::{SHORT_GAS, SHORT_INSTRUCTIONS},
 };
 use crate::{chain::state::WorkingState, store::StoreError};
 
@@ -196,14 +199,67 @@ impl Engine for Evm {
 const INIT_CODE_BYTES_MAX: usize = 2 * 0x6000;
 
 /// Ends a run before its next instruction.
-struct Stopper<'a>(&'a Stop);
+struct Stopper<'a> {
+    until: Until<'a>,
+    instructions: u32,
+    /// Used within the frames; what a frame gave to another one is counted there.
+    gas: u64,
+    /// Left in the frame that ran last.
+    gas_left: u64,
+    ended: Option<SimulateError>,
+}
+
+impl<'a> Stopper<'a> {
+    fn new(until: Until<'a>) -> Self {
+        Self { until, instructions: 0, gas: 0, gas_left: 0, ended: None }
+    }
+}
+
+/// Precompiles up to this one (the identity) take a time that the length of their input bounds.
+const SIMPLE_PRECOMPILE_LAST: u64 = 4;
+/// Addresses below are those of precompiles, of today and of later upgrades.
+const PRECOMPILES_END: u64 = 0x200;
 
 impl<CTX, INTR: InterpreterTypes> Inspector<CTX, INTR> for Stopper<'_> {
     fn step(&mut self, interpreter: &mut Interpreter<INTR>, _context: &mut CTX) {
-        if self.0.is_stopped() {
+        match self.until {
+            Until::Stopped(stop) => {
+                if stop.is_stopped() {
+                    self.ended = Some(SimulateError::Stopped);
+                }
+            }
+            Until::Short => {
+                let left = interpreter.gas.remaining();
+                self.gas += self.gas_left.saturating_sub(left);
+                self.gas_left = left;
+                self.instructions += 1;
+                if self.instructions > SHORT_INSTRUCTIONS || self.gas > SHORT_GAS {
+                    self.ended = Some(SimulateError::NotShort);
+                }
+            }
+        }
+        if self.ended.is_some() {
             // A caller whose callee ends so goes on, and is ended at its own next instruction.
             interpreter.halt(InstructionResult::OutOfGas);
         }
+    }
+
+    fn call(&mut self, _context: &mut CTX, inputs: &mut CallInputs) -> Option<CallOutcome> {
+        // A new frame begins with gas of its own.
+        self.gas_left = inputs.gas_limit;
+        if matches!(self.until, Until::Short) {
+            let callee = U256::from_be_slice(inputs.bytecode_address.as_slice());
+            if callee > U256::from(SIMPLE_PRECOMPILE_LAST) && callee < U256::from(PRECOMPILES_END) {
+                self.ended = Some(SimulateError::NotShort);
+                let result = InterpreterResult::new(
+                    InstructionResult::OutOfGas,
+                    Default::default(),
+                    Gas::new(inputs.gas_limit),
+                );
+                return Some(CallOutcome::new(result, inputs.return_memory_offset.clone()));
+            }
+        }
+        None
     }
 }
 
@@ -212,7 +268,7 @@ pub(super) fn simulate(
     call: &Simulation,
     state: &mut WorkingState<'_>,
     context: &BlockContext,
-    stop: &Stop,
+    until: Until<'_>,
 ) -> Result<CallResult, SimulateError> {
     let caller = state.account(&call.from)?;
     if caller.balance < call.value {
@@ -253,14 +309,15 @@ pub(super) fn simulate(
     configuration.disable_base_fee = true;
     configuration.disable_eip3607 = true;
     let block = block_env(state, context)?;
+    let mut stopper = Stopper::new(until);
     let ran = Context::mainnet()
         .with_db(StateDatabase(state))
         .with_cfg(configuration)
         .with_block(block)
-        .build_mainnet_with_inspector(Stopper(stop))
+        .build_mainnet_with_inspector(&mut stopper)
         .inspect_tx(env);
-    if stop.is_stopped() {
-        return Err(SimulateError::Stopped);
+    if let Some(ended) = stopper.ended {
+        return Err(ended);
     }
     let ran = match ran {
         Ok(ran) => ran,

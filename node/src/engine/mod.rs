@@ -17,7 +17,9 @@ use ghost_proto::{Action, Address, EngineId, Outcome, Receipt, SignedTransaction
 pub use self::{
     evm::Evm,
     rules::{GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, gas_of_payload, intrinsic_gas},
-    simulate::{CallResult, SimulateError, Simulation, Stop},
+    simulate::{
+        CallResult, SHORT_GAS, SHORT_INSTRUCTIONS, SimulateError, Simulation, Stop, StopOnDrop, Until,
+    },
     transfers::Transfers,
 };
 use crate::{chain::state::WorkingState, store::StoreError};

@@ -21,11 +21,44 @@ impl Stop {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// Asks for it when the guard is dropped: when nobody waits for the result any more.
+    pub fn on_drop(&self) -> StopOnDrop {
+        StopOnDrop(self.clone())
+    }
+
     /// True if asked.
     pub fn is_stopped(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+/// Stops what runs when it is dropped.
+#[derive(Debug)]
+pub struct StopOnDrop(Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+/// When a run is to end before its time.
+#[derive(Debug, Clone, Copy)]
+pub enum Until<'a> {
+    /// When this says so.
+    Stopped(&'a Stop),
+    /// When it turns out not to be short: after [`SHORT_INSTRUCTIONS`], [`SHORT_GAS`], or before a
+    /// precompile whose price is not bounded by the length of its input. It then ends with
+    /// [`SimulateError::NotShort`] and may be begun again elsewhere: it takes less than a millisecond,
+    /// which a thread that others wait for can spare.
+    Short,
+}
+
+/// Instructions of a run that counts as short.
+pub const SHORT_INSTRUCTIONS: u32 = 4_096;
+/// Gas of a run that counts as short. Of all instructions hashing is the slowest for its price:
+/// 300,000 gas hash 1.6 MB.
+pub const SHORT_GAS: u64 = 300_000;
 
 /// A call that changes nothing that is kept. No signature, nonce or fee is asked for; a value must be
 /// there to be paid.
@@ -66,6 +99,9 @@ pub enum SimulateError {
     /// [`Stop`] was asked for.
     #[error("the call was stopped")]
     Stopped,
+    /// It had to be [`Until::Short`] and is not.
+    #[error("the call is not a short one")]
+    NotShort,
     /// It could not even begin. The asker's fault.
     #[error("{0}")]
     Refused(String),
@@ -83,14 +119,14 @@ impl Simulation {
         &self,
         state: &mut WorkingState<'_>,
         context: &BlockContext,
-        stop: &Stop,
+        until: Until<'_>,
     ) -> Result<CallResult, SimulateError> {
         let engine = match &self.to {
             None => EngineId::EVM,
             Some(to) => state.account(to)?.contract.map_or(EngineId::EVM, |contract| contract.engine),
         };
         match engine {
-            EngineId::EVM => evm::simulate(self, state, context, stop),
+            EngineId::EVM => evm::simulate(self, state, context, until),
             other => Err(SimulateError::Refused(format!("this node does not run {other}"))),
         }
     }

@@ -61,6 +61,9 @@ const FLUSH_EVERY: u32 = 64;
 /// and imports in batches.
 const BEHIND_HEADERS: usize = 2;
 
+/// How often the log speaks of a clock that seems slow.
+const CLOCK_WARNING_EVERY: Duration = Duration::from_secs(60);
+
 /// What the chain task is told by the node.
 #[derive(Debug)]
 pub(crate) enum ToChain {
@@ -112,6 +115,7 @@ struct Running {
     last_vote: Option<Vote>,
     /// Our latest slot, while nothing was proposed in it.
     turn: Option<u64>,
+    warned_of_clock: Option<Instant>,
     tip_is_stale: bool,
 }
 
@@ -135,6 +139,7 @@ impl ChainService {
             unflushed: 0,
             last_vote: None,
             turn: None,
+            warned_of_clock: None,
             tip_is_stale: false,
         }
         .run()
@@ -276,7 +281,7 @@ impl Running {
     }
 
     /// What the chain says of an answer full of headers.
-    fn judge_all(&self, headers: &[Header]) -> Result<HeadersVerdict, StoreError> {
+    fn judge_all(&mut self, headers: &[Header]) -> Result<HeadersVerdict, StoreError> {
         let view = self.view();
         let now = self.service.clock.unix_ms();
         let mut known = 0;
@@ -295,8 +300,10 @@ impl Running {
                         None => return Ok(HeadersVerdict::UnknownParent),
                     }
                 }
-                Err(HeaderError::BelowFinality { .. } | HeaderError::FromFuture { .. }) => {
-                    return Ok(HeadersVerdict::Ignore);
+                Err(HeaderError::BelowFinality { .. }) => return Ok(HeadersVerdict::Ignore),
+                Err(HeaderError::FromFuture { ready_unix_ms }) => {
+                    self.warn_of_clock(ready_unix_ms.saturating_sub(now));
+                    return Ok(HeadersVerdict::Good { known, ahead: headers.len() - index });
                 }
                 Err(error) => match error.blame() {
                     Blame::Ourselves => return Err(store_error(error)),
@@ -306,7 +313,19 @@ impl Running {
                 },
             }
         }
-        Ok(HeadersVerdict::Good { known })
+        Ok(HeadersVerdict::Good { known, ahead: 0 })
+    }
+
+    /// Says, now and then, that peers have blocks of a time that has not come here.
+    fn warn_of_clock(&mut self, ahead_ms: u64) {
+        let now = Instant::now();
+        if self.warned_of_clock.is_none_or(|last| now - last >= CLOCK_WARNING_EVERY) {
+            self.warned_of_clock = Some(now);
+            tracing::warn!(
+                ahead_s = ahead_ms / 1000,
+                "peers have blocks that this node's clock calls too early; it follows as far as its clock goes. Set the clock"
+            );
+        }
     }
 
     async fn report(&mut self, report: Report<RequestId>) -> Result<(), StoreError> {
@@ -513,10 +532,7 @@ impl Running {
             );
             self.service.metrics.equivocations.inc();
         }
-        if let Some(change) = imported.head {
-            self.head_changed(change).await?;
-        }
-        self.finality_changed(imported.finality).await
+        self.changed(imported.change).await
     }
 
     // ---- slots and votes
@@ -566,7 +582,7 @@ impl Running {
             self.service.metrics.votes_cast.inc();
             self.last_vote = Some(own.vote);
             self.gossip(&VoteFrame(own.vote).to_frame(), None);
-            self.finality_changed(own.finality).await?;
+            self.changed(own.finality).await?;
         }
         Ok(())
     }
@@ -613,7 +629,7 @@ impl Running {
             // A vote often outruns its block: that is no reason to ask for the block.
             VoteVerdict::Known | VoteVerdict::Old | VoteVerdict::TooFar => {}
         }
-        self.finality_changed(outcome.finality).await
+        self.changed(outcome.finality).await
     }
 
     async fn certificate(
@@ -622,7 +638,7 @@ impl Running {
     ) -> Result<CertificateOutcome, StoreError> {
         let outcome = self.service.chain.on_certificate(certificate)?;
         match &outcome {
-            CertificateOutcome::Followed(change) => self.finality_changed(change.as_ref().clone()).await?,
+            CertificateOutcome::Followed(change) => self.changed(change.as_ref().clone()).await?,
             CertificateOutcome::Refused(fault) => {
                 tracing::error!(%fault, "two thirds of the authorities signed what contradicts finality");
             }
@@ -639,7 +655,7 @@ impl Running {
         }
     }
 
-    async fn finality_changed(&mut self, change: FinalityChange) -> Result<(), StoreError> {
+    async fn changed(&mut self, change: FinalityChange) -> Result<(), StoreError> {
         if let Some(finalized) = change.finalized {
             self.service.metrics.finalized_height.set(finalized.height as i64);
             self.service.overlay.update_hello(|hello| hello.finalized_height = finalized.height);

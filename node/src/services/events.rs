@@ -1,13 +1,16 @@
 //! Subscriptions to what happens on the chain.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use ghost_frames::{Code, Frame, Payload};
 use ghost_proto::message;
 use ghost_protocol::inbox::Asked;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{
     chain::HeadNote,
+    follow,
     rpc::{Access, block_ref},
 };
 
@@ -17,12 +20,16 @@ pub(crate) async fn run(
     heads: watch::Receiver<HeadNote>,
     access: Access,
 ) {
+    let readers = Arc::new(Semaphore::new(follow::READERS_MAX));
     while let Some(asked) = requests.recv().await {
         match asked.frame {
             Frame::HeadsRequest(_) if access.may_ask(asked.session.as_ref()) => {
                 tokio::spawn(follow_heads(asked, heads.clone()));
             }
-            Frame::HeadsRequest(_) => asked.responder.refuse(Code::Refused),
+            Frame::FollowRequest(request) if access.may_ask(asked.session.as_ref()) => {
+                tokio::spawn(follow::serve(request, asked.responder, heads.clone(), readers.clone()));
+            }
+            Frame::HeadsRequest(_) | Frame::FollowRequest(_) => asked.responder.refuse(Code::Refused),
             _ => asked.responder.refuse(Code::ProtocolViolation),
         }
     }

@@ -8,15 +8,21 @@
 //! | [`serve`] | nothing | block fetch, sync | reads the store |
 //! | [`rpc`], [`events`] | nothing | remote calls, subscriptions | transactions: submissions |
 //!
+//! [`contracts`] answers the calls about contracts for [`rpc`], on the threads of [`execution`].
+//!
 //! Values go one way: a transport's bytes become frames, frames go by stream type to one of these
 //! tasks, the task changes its core, and the core's effects go back to sessions.
 
 pub(crate) mod chain;
 pub(crate) mod conduct;
+pub(crate) mod contracts;
 pub(crate) mod events;
+pub(crate) mod execution;
+pub(crate) mod follow;
 pub(crate) mod peers;
 pub(crate) mod requests;
 pub(crate) mod rpc;
 pub(crate) mod serve;
+pub(crate) mod submission;
 pub(crate) mod transactions;
 pub(crate) mod underway;

@@ -8,10 +8,14 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use ghost_frames::{Code, EncodedFrame, Frame, Payload};
+use ghost_frames::{
+    Code, EncodedFrame, Frame, Payload,
+    contract::{CallAnswer, CallRequest, EstimateRequest, SimulateRequest},
+};
 use ghost_mempool_relay::{
     pool::Pool,
     sync::{SyncProgress, SyncState},
+    tx_relay::RelayStats,
 };
 use ghost_proto::{Address, BlockId, PeerId, TxId, limits::RPC_ROWS_MAX, message};
 use ghost_protocol::{Overlay, Session, handshake::Role, inbox::Asked};
@@ -21,8 +25,10 @@ use tokio::{
 };
 
 use super::{
+    contracts::Contracts,
     peers::{PeerBook, ToPeers},
-    transactions::{Submission, accounts_of},
+    submission::Submission,
+    transactions::accounts_of,
 };
 use crate::{
     chain::{BlockRef, HeadView},
@@ -63,15 +69,17 @@ pub(crate) struct Rpc {
     pub(crate) listen: Arc<Vec<String>>,
     pub(crate) access: Access,
     pub(crate) progress: watch::Receiver<SyncProgress>,
+    pub(crate) relay: watch::Receiver<RelayStats>,
     pub(crate) submissions: Submission,
     pub(crate) peers: mpsc::Sender<ToPeers>,
     pub(crate) peer_book: PeerBook,
     pub(crate) external: String,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) contracts: Contracts,
 }
 
 /// Why a call has no answer.
-struct Failure {
+pub(crate) struct Failure {
     code: message::RpcCode,
     message: String,
     retry_after: Duration,
@@ -82,11 +90,29 @@ impl Failure {
         Self { code, message: message.into(), retry_after: Duration::ZERO }
     }
 
-    fn invalid(message: impl Into<String>) -> Self {
+    /// As it travels.
+    pub(crate) fn frame(self) -> EncodedFrame {
+        message::RpcFailure {
+            code: self.code.into(),
+            message: self.message,
+            retry_after_ms: self.retry_after.as_millis() as u32,
+        }
+        .to_frame()
+    }
+
+    pub(crate) fn busy(message: impl Into<String>, retry_after: Duration) -> Self {
+        Self { retry_after, ..Self::new(message::RpcCode::RpcBusy, message) }
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self::new(message::RpcCode::RpcInternal, message)
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(message::RpcCode::RpcInvalid, message)
     }
 
-    fn not_found(message: impl Into<String>) -> Self {
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(message::RpcCode::RpcNotFound, message)
     }
 }
@@ -114,6 +140,22 @@ pub(crate) async fn run(rpc: Rpc, mut requests: mpsc::Receiver<Asked>) {
     }
 }
 
+fn relay_status(stats: &RelayStats) -> message::RelayStatus {
+    let waited = &stats.announce_to_have;
+    message::RelayStatus {
+        transactions: stats.bodies_first,
+        duplicates: stats.bodies_duplicate,
+        bytes_useful: stats.bytes_useful,
+        bytes_other: stats.bytes_other(),
+        announce_to_have_us: waited.sum.as_micros() as u64 / waited.count.max(1),
+        reconciliations: stats.sync.completed,
+        reconciliations_failed: stats.sync.failed,
+        reconciliations_listed: stats.sync.listed,
+        symbols: stats.sync.symbols,
+        differences: stats.sync.difference,
+    }
+}
+
 impl Rpc {
     async fn answer(self, asked: Asked) {
         let Asked { session, frame, mut responder } = asked;
@@ -126,12 +168,7 @@ impl Rpc {
         let frame = match answer {
             Ok(Some(frame)) => frame,
             Ok(None) => return responder.refuse(Code::ProtocolViolation),
-            Err(failure) => message::RpcFailure {
-                code: failure.code.into(),
-                message: failure.message,
-                retry_after_ms: failure.retry_after.as_millis() as u32,
-            }
-            .to_frame(),
+            Err(failure) => failure.frame(),
         };
         // An asker that is gone wants no answer.
         let _ = responder.answer(&frame).await;
@@ -143,6 +180,7 @@ impl Rpc {
             return Err(Failure::new(message::RpcCode::RpcDenied, reason));
         }
         let view = self.views.load_full();
+        let peer = session.map(Session::peer);
         Ok(Some(match frame {
             Frame::StatusRequest(_) => self.status(&view).to_frame(),
             Frame::SubmitRequest(request) => {
@@ -156,6 +194,19 @@ impl Rpc {
             Frame::TransactionRequest(request) => self.transaction(&view, &request.id)?.to_frame(),
             Frame::BlockRequest(request) => block(&view, &request)?.to_frame(),
             Frame::AccountRequest(request) => self.account(&view, &request.address)?.to_frame(),
+            Frame::CallRequest(CallRequest(call)) => {
+                CallAnswer(self.contracts.call(peer, &call).await?).to_frame()
+            }
+            Frame::SimulateRequest(SimulateRequest(call)) => {
+                self.contracts.simulate(peer, &call).await?.to_frame()
+            }
+            Frame::EstimateRequest(EstimateRequest(call)) => {
+                self.contracts.estimate(peer, &call).await?.to_frame()
+            }
+            Frame::ReceiptRequest(request) => self.contracts.receipt(&view, &request.id)?.to_frame(),
+            Frame::LogsRequest(request) => self.contracts.logs(peer, request).await?.to_frame(),
+            Frame::CodeRequest(request) => self.contracts.code(&request)?.to_frame(),
+            Frame::StorageRequest(request) => self.contracts.storage(&request)?.to_frame(),
             Frame::PendingRequest(request) => self.pending(request.limit).to_frame(),
             Frame::PeersListRequest(_) => {
                 self.operator_only(session)?;
@@ -240,6 +291,7 @@ impl Rpc {
                 })
                 .collect(),
             external_address: self.external.clone(),
+            relay: Some(relay_status(&self.relay.borrow())),
         }
     }
 
@@ -279,6 +331,11 @@ impl Rpc {
             nonce: account.nonce,
             next_nonce,
             at: Some(block_ref(view.head())),
+            engine: account.contract.map_or(0, |contract| contract.engine.0.into()),
+            code_hash: account
+                .contract
+                .map(|contract| Bytes::copy_from_slice(&contract.code_hash))
+                .unwrap_or_default(),
         })
     }
 

@@ -11,7 +11,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use ghost_frames::{
     Code, Frame, Payload, StreamType,
     tx::{StemTransaction, Transactions, TxRequest},
@@ -25,8 +24,7 @@ use ghost_mempool_relay::{
 };
 use ghost_proto::{
     Address, PeerId, SignedTransaction, TxId, VerifiedTransaction,
-    limits::{SUBMIT_TXS_MAX, TX_BATCH_BYTES_MAX, TX_BATCH_MAX},
-    message,
+    limits::{TX_BATCH_BYTES_MAX, TX_BATCH_MAX},
 };
 use ghost_protocol::{
     Session,
@@ -53,9 +51,6 @@ const ACTIVE_LINKS_MAX: usize = 32;
 /// How often round-trip times and figures are brought up to date.
 const REFRESH: Duration = Duration::from_secs(2);
 
-/// Signatures checked before other tasks get their turn: about 8 ms.
-const VERIFY_AT_ONCE: usize = 256;
-
 /// What the transaction task is told.
 #[derive(Debug)]
 pub(crate) enum ToTransactions {
@@ -78,102 +73,6 @@ pub(crate) fn accounts_of(view: &HeadView) -> impl Accounts + '_ {
         let account = view.account(address).unwrap_or_default();
         AccountState { nonce: account.nonce, balance: account.balance }
     }
-}
-
-/// Takes submitted transactions. Shared by all remote calls.
-#[derive(Clone)]
-pub(crate) struct Submission {
-    pub(crate) pool: Arc<Mutex<Pool>>,
-    pub(crate) views: Arc<ArcSwap<HeadView>>,
-    pub(crate) relay: mpsc::Sender<ToTransactions>,
-    pub(crate) metrics: Arc<Metrics>,
-}
-
-impl Submission {
-    /// Verifies, inserts, and says what became of each.
-    pub(crate) async fn submit(
-        &self,
-        transactions: Vec<Bytes>,
-        privacy: message::Privacy,
-    ) -> message::SubmitAnswer {
-        let mut results = Vec::with_capacity(transactions.len().min(SUBMIT_TXS_MAX));
-        let mut taken = Taken::default();
-        for chunk in transactions.chunks(VERIFY_AT_ONCE) {
-            self.submit_some(chunk, privacy, &mut results, &mut taken);
-            tokio::task::yield_now().await;
-        }
-        let Taken { ready, removed, stem } = taken;
-        // The transaction task ends only with the node.
-        if !ready.is_empty() || !removed.is_empty() {
-            let _ = self.relay.send(ToTransactions::Submitted { ready, removed }).await;
-        }
-        if !stem.is_empty() {
-            let _ = self.relay.send(ToTransactions::Stem(stem)).await;
-        }
-        message::SubmitAnswer { results }
-    }
-
-    fn submit_some(
-        &self,
-        chunk: &[Bytes],
-        privacy: message::Privacy,
-        results: &mut Vec<message::SubmitResult>,
-        taken: &mut Taken,
-    ) {
-        let parsed: Vec<_> = chunk.iter().map(|bytes| SignedTransaction::parse(bytes.clone())).collect();
-        let well_formed: Vec<_> =
-            parsed.iter().filter_map(|tx| tx.as_ref().ok()).map(|tx| tx.clone().detached()).collect();
-        let mut verified = SignedTransaction::verify_many(well_formed, rand::rng()).into_iter();
-        let view = self.views.load();
-        let now = Instant::now().into_std();
-        let mut pool = self.pool.lock().expect("no code panics while it holds the pool");
-        for parsed in parsed {
-            let mut result = message::SubmitResult::default();
-            let (reason, text) = match parsed {
-                Err(error) => ("malformed", format!("the bytes are no transaction: {error}")),
-                Ok(tx) => {
-                    result.id = Bytes::copy_from_slice(&tx.id().0);
-                    match verified.next() {
-                        Some(Ok(tx)) if privacy == message::Privacy::Stem && !pool.contains(&tx.id()) => {
-                            match pool.check(&tx, &accounts_of(&view), now) {
-                                Ok(()) => {
-                                    taken.stem.push(tx);
-                                    result.accepted = true;
-                                    ("", String::new())
-                                }
-                                Err(refusal) => (refusal.reason(), refusal.to_string()),
-                            }
-                        }
-                        Some(Ok(tx)) => match pool.insert(tx, &accounts_of(&view), now) {
-                            Ok(inserted) => {
-                                taken.ready.extend(inserted.ready);
-                                taken.removed.extend(inserted.removed);
-                                result.accepted = true;
-                                self.metrics.transactions_accepted.inc();
-                                ("", String::new())
-                            }
-                            Err(refusal) => (refusal.reason(), refusal.to_string()),
-                        },
-                        _ => ("bad_signature", "the signature is not the sender key's; sign it again".into()),
-                    }
-                }
-            };
-            if !result.accepted {
-                self.metrics.transaction_rejected(reason);
-                result.reason = reason.into();
-                result.message = text;
-            }
-            results.push(result);
-        }
-    }
-}
-
-/// What a submission leaves to the transaction task.
-#[derive(Default)]
-struct Taken {
-    ready: Vec<TxId>,
-    removed: Vec<(TxId, Removal)>,
-    stem: Vec<VerifiedTransaction>,
 }
 
 /// What the transaction task needs.
@@ -629,7 +528,10 @@ impl Running {
         };
         self.service.metrics.mempool_transactions.set(status.count as i64);
         self.service.metrics.mempool_bytes.set(status.bytes as i64);
-        self.service.stats.send_replace(self.relay.stats());
+        self.service.metrics.stem_transactions.set(self.stem.len() as i64);
+        let stats = self.relay.stats();
+        let last = self.service.stats.send_replace(stats);
+        self.service.metrics.relayed(&last, &stats);
     }
 }
 

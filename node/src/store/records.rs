@@ -518,6 +518,15 @@ impl Records {
         read().map_err(layout("the finalized record"))
     }
 
+    /// The height of the block the stored state belongs to.
+    pub fn finalized_height(&self) -> Result<u64, StoreError> {
+        let value = self.store.get(META_FINALIZED)?;
+        let height = value.as_deref().and_then(|value| value.first_chunk());
+        height
+            .map(|height| u64::from_be_bytes(*height))
+            .ok_or_else(|| StoreError::damaged("the finalized block is not named"))
+    }
+
     /// Names the head.
     pub fn put_head(batch: &mut WriteBatch, id: &BlockId) {
         batch.put(META_HEAD.to_vec(), id.0);

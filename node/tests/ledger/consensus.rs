@@ -118,7 +118,7 @@ impl Network {
                 self.nonces[node] = account.nonce;
                 let tx = transfer(from, account.nonce, Address([9; 20]), 1);
                 let proposed = self.chains[node].propose(slot, vec![tx], self.now).unwrap();
-                self.changed(node, &proposed.imported.finality);
+                self.changed(node, &proposed.imported.change);
                 self.broadcast(node, &Message::Block(proposed.block));
             }
             // A status exchange with one other each slot.
@@ -178,7 +178,7 @@ impl Network {
         while let Some(block) = missing.pop() {
             match self.chains[to].import(block.clone(), trust_all, self.now) {
                 Ok(imported) => {
-                    self.changed(to, &imported.finality);
+                    self.changed(to, &imported.change);
                     self.evidence.extend(imported.equivocation);
                 }
                 Err(ImportError::Header(HeaderError::UnknownParent { parent })) => {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ghost_node::{
-    chain::{LogFilter, state::storage_key},
+    chain::{LogFilter, LogLimits, LogPlace, state::storage_key},
+    engine::Stop,
     store::MemoryStore,
 };
 use ghost_proto::{Action, Address, Block, EngineId, Outcome, Transaction, VerifiedTransaction};
@@ -27,7 +28,7 @@ fn send(from: u8, nonce: u64, action: Action) -> VerifiedTransaction {
     body.sign(&key).unwrap()
 }
 
-fn deploy(from: u8, nonce: u64) -> VerifiedTransaction {
+pub(crate) fn deploy(from: u8, nonce: u64) -> VerifiedTransaction {
     let code = hex::decode(COUNTER).unwrap();
     // Returns what follows it.
     let init = [&[0x60, code.len() as u8, 0x80, 0x60, 9, 0x5f, 0x39, 0x5f, 0xf3], code.as_slice()].concat();
@@ -38,7 +39,7 @@ fn deploy(from: u8, nonce: u64) -> VerifiedTransaction {
     )
 }
 
-fn call(from: u8, nonce: u64, to: Address) -> VerifiedTransaction {
+pub(crate) fn call(from: u8, nonce: u64, to: Address) -> VerifiedTransaction {
     send(from, nonce, Action::Call { to, value: 0, input: Bytes::new() })
 }
 
@@ -69,15 +70,32 @@ fn replay_from_genesis_gives_the_same_commitment() {
     let mut topic = [0; 32];
     topic[31] = 0x77;
     let filter = LogFilter { addresses: vec![counter], topics: [vec![topic], vec![], vec![], vec![]] };
-    let found = view.logs(&filter, 0, u64::MAX, 100).unwrap();
-    let places: Vec<_> = found.entries.iter().map(|log| (log.block.height, log.entry.data[31])).collect();
+    let all = LogLimits::CALL;
+    let found = view.logs(&filter, LogPlace::default(), u64::MAX, all, &Stop::default()).unwrap();
+    let places: Vec<_> = found.entries.iter().map(|log| (log.place.height, log.entry.data[31])).collect();
     assert_eq!((places.as_slice(), found.next), ([(2, 1), (2, 2), (2, 3), (4, 4)].as_slice(), None));
-    // A page ends with a block, and the next begins behind it.
-    let page = view.logs(&filter, 0, u64::MAX, 1).unwrap();
-    assert_eq!((page.entries.len(), page.next), (3, Some(3)));
-    assert_eq!(view.logs(&filter, 3, u64::MAX, 1).unwrap().entries, found.entries[3..]);
+    assert_eq!(view.transaction(&found.entries[3].transaction).unwrap().unwrap().block.height, 4);
+    // Pages of every size, cut by entries, bytes or blocks, make the whole.
+    let one = found.entries[0].entry.encoded_len();
+    let mut cuts: Vec<_> = (1..=4).map(|entries| LogLimits { entries, ..all }).collect();
+    cuts.extend((0..=4).map(|entries| LogLimits { bytes: entries * one, ..all }));
+    cuts.push(LogLimits { blocks: 1, ..all });
+    for limits in cuts {
+        let (mut pages, mut next) = (Vec::new(), Some(LogPlace::default()));
+        while let Some(from) = next {
+            let page = view.logs(&filter, from, u64::MAX, limits, &Stop::default()).unwrap();
+            assert!(page.entries.len() <= limits.entries);
+            assert!(page.entries.len() <= (limits.bytes / one).max(1));
+            assert!(page.next.is_none_or(|place| place > from), "{limits:?} goes on");
+            next = page.next;
+            pages.extend(page.entries);
+        }
+        assert_eq!(pages, found.entries, "{limits:?}");
+    }
     let other = LogFilter { addresses: vec![Address([9; 20])], ..LogFilter::default() };
-    assert!(view.logs(&other, 0, u64::MAX, 100).unwrap().entries.is_empty());
+    assert!(
+        view.logs(&other, LogPlace::default(), u64::MAX, all, &Stop::default()).unwrap().entries.is_empty()
+    );
     assert_eq!(supply(&proposer, &genesis, &[counter, Address([9; 20])]), 8 * crate::world::RICH);
 
     // Another node that trusts no signature, and this one again from its store.
@@ -87,7 +105,10 @@ fn replay_from_genesis_gives_the_same_commitment() {
     }
     let tip = blocks.last().unwrap().header();
     assert_eq!(replica.head().id, tip.id());
-    assert_eq!(replica.view().logs(&filter, 0, u64::MAX, 100).unwrap(), found);
+    assert_eq!(
+        replica.view().logs(&filter, LogPlace::default(), u64::MAX, all, &Stop::default()).unwrap(),
+        found
+    );
     drop(proposer);
     let mut again = open(&genesis, store, None);
     assert_eq!(again.head().id, tip.id());

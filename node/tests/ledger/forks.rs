@@ -59,7 +59,7 @@ fn a_transfer_is_included_and_read_back() {
     let mut chain = memory_chain(&genesis, None);
     let imported = chain.import(block.clone(), trust_none, slot_start(3)).unwrap();
     assert_eq!(imported.placement, Placement::Head);
-    let change = imported.head.unwrap();
+    let change = imported.change.head.unwrap();
     assert_eq!(change.applied, [block.header().id()]);
     assert_eq!(change.included.len(), 2);
     let view = chain.view();
@@ -92,7 +92,7 @@ fn a_reorganisation_reverts_returns_and_applies() {
     chain.import(a1.clone(), trust_all, FAR).unwrap();
     assert_eq!(chain.import(b1.clone(), trust_all, FAR).unwrap().placement, Placement::SideBranch);
     assert_eq!(chain.head().id, a1.header().id(), "same height: the smaller slot stays");
-    let change = chain.import(b2.clone(), trust_all, FAR).unwrap().head.unwrap();
+    let change = chain.import(b2.clone(), trust_all, FAR).unwrap().change.head.unwrap();
     assert_eq!(change.reverted, [a1.header().id()]);
     assert_eq!(change.applied, [b1.header().id(), b2.header().id()]);
     assert_eq!(change.included, [shared.id()]);
@@ -108,7 +108,7 @@ fn a_reorganisation_reverts_returns_and_applies() {
     let a2 = forge.block(a1.header().id(), 3, vec![]);
     let a3 = forge.block(a2.header().id(), 4, vec![]);
     chain.import(a2, trust_all, FAR).unwrap();
-    let change = chain.import(a3, trust_all, FAR).unwrap().head.unwrap();
+    let change = chain.import(a3, trust_all, FAR).unwrap().change.head.unwrap();
     assert_eq!(change.included.len(), 2);
     let view = chain.view();
     assert_eq!(view.transaction(&shared.id()).unwrap().unwrap().block.height, 1);
@@ -368,8 +368,8 @@ fn one_certificate_finalizes_for_a_node_that_was_away_and_prunes_the_rest() {
         assert_eq!(chain.finalized().height, 0);
     }
     let imported = chain.import(blocks[18].clone(), trust_all, FAR).unwrap();
-    assert_eq!(imported.finality.finalized, Some(checkpoint(&blocks[17])));
-    assert_eq!(imported.finality.justified, Some(checkpoint(&blocks[18])));
+    assert_eq!(imported.change.finalized, Some(checkpoint(&blocks[17])));
+    assert_eq!(imported.change.justified, Some(checkpoint(&blocks[18])));
     chain.import(blocks[19].clone(), trust_all, FAR).unwrap();
     assert_eq!(chain.unfinalized_len(), 2);
     let view = chain.view();

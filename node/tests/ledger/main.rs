@@ -3,5 +3,6 @@
 mod consensus;
 mod contracts;
 mod crash;
+mod follow;
 mod forks;
 mod world;

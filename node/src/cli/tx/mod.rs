@@ -65,10 +65,10 @@ pub(super) async fn run(globals: &Globals, args: TxArgs, out: &Out) -> Result<Ex
 }
 
 /// A transaction as a node showed it, checked: what it sent is what was asked for.
-struct Shown {
+pub(super) struct Shown {
     tx: SignedTransaction,
-    answer: message::TransactionAnswer,
-    receipt: Option<Receipt>,
+    pub(super) answer: message::TransactionAnswer,
+    pub(super) receipt: Option<Receipt>,
 }
 
 impl Shown {
@@ -149,7 +149,7 @@ impl Shown {
                 self.answer.index,
                 receipt.outcome.name(),
                 receipt.gas_used,
-                receipt.created.map(|address| format!("contract    {address}\n")).unwrap_or_default()
+                receipt_lines(receipt)
             ),
             None => String::new(),
         };
@@ -165,6 +165,22 @@ impl Shown {
             bytes_for_people(carried as u64),
         )
     }
+}
+
+/// What a contract left behind.
+fn receipt_lines(receipt: &Receipt) -> String {
+    let mut text = String::new();
+    if let Some(address) = &receipt.created {
+        text += &format!("contract    {address}\n");
+    }
+    if !receipt.output.is_empty() {
+        text += &format!("output      {}\n", hex::encode(&receipt.output));
+    }
+    for log in &receipt.logs {
+        let topics: Vec<_> = log.topics.iter().map(hex::encode).collect();
+        text += &format!("log         {} [{}] {}\n", log.address, topics.join(" "), hex::encode(&log.data));
+    }
+    text
 }
 
 fn receipt_json(receipt: &Receipt) -> Value {

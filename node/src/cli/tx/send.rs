@@ -245,7 +245,11 @@ fn read_payload(path: &PathBuf) -> Result<Bytes, Failure> {
 }
 
 /// Waits until a transaction stands in a canonical block, looking whenever the head moves.
-pub(super) async fn wait_included(client: &Client, id: TxId, patience: Duration) -> Result<Shown, Failure> {
+pub(in crate::cli) async fn wait_included(
+    client: &Client,
+    id: TxId,
+    patience: Duration,
+) -> Result<Shown, Failure> {
     let look = async {
         let mut heads = client.heads().await?;
         loop {

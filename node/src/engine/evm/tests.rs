@@ -6,7 +6,7 @@ use revm::{context_interface::cfg::gas::calculate_initial_tx_gas, primitives::ke
 use super::*;
 use crate::{
     chain::state::{Account, BlockState, NoAncestors, Snapshot},
-    engine::{Engines, Transfers},
+    engine::{Engines, Stop, Transfers},
     store::{MemoryStore, Records},
 };
 
@@ -241,7 +241,8 @@ fn a_simulation_answers_as_a_transaction_would() {
     let counter = deployed(&mut state, COUNTER);
     let block = state.finish();
     let mut thrown_away = WorkingState::new(&block, &NoAncestors);
-    let result = simulation(counter).run(&mut thrown_away, &context(), &Stop::default()).unwrap();
+    let result =
+        simulation(counter).run(&mut thrown_away, &context(), Until::Stopped(&Stop::default())).unwrap();
     let mut real = WorkingState::new(&block, &NoAncestors);
     let receipt = send(&mut real, call(counter, 0));
     assert_eq!(
@@ -263,7 +264,7 @@ fn scenario_35_a_call_that_never_ends_stops_when_it_is_cancelled() {
         let state = &mut state;
         let runner = scope.spawn(move || {
             started.send(()).unwrap();
-            endless.run(state, &context(), &other)
+            endless.run(state, &context(), Until::Stopped(&other))
         });
         running.recv().unwrap();
         // With 2^63 gas the loop would run for centuries: that it ends is the cancellation's doing.
@@ -291,4 +292,41 @@ fn the_engines_leave_each_other_their_kinds() {
     assert_eq!(Transfers.execute(&tx(call(PROPOSER, 0)), &mut state, &context()), other);
     let transfer = Action::Transfer { to: PROPOSER, value: 0, payload: Bytes::new() };
     assert_eq!(Evm.execute(&tx(transfer), &mut state, &context()), other);
+}
+
+#[test]
+fn what_is_not_short_ends_at_the_bound_and_not_before() {
+    let parent = empty();
+    let mut state = funded(&parent);
+    // PUSH0 POP, so often; the last instruction is STOP.
+    let straight = |state: &mut WorkingState<'_>, pairs: usize| {
+        let receipt = send(state, deploy(&[0x5f, 0x50].repeat(pairs)));
+        receipt.created.unwrap()
+    };
+    let most = (SHORT_INSTRUCTIONS / 2) as usize;
+    let (short, long) = (straight(&mut state, most - 1), straight(&mut state, most));
+    let run = |state: &mut WorkingState<'_>, to| simulation(to).run(state, &context(), Until::Short);
+    assert_eq!(run(&mut state, short).unwrap().outcome, Outcome::Done);
+    assert_eq!(run(&mut state, long), Err(SimulateError::NotShort));
+
+    // One instruction may cost much: Keccak over as many bytes as PUSH3 says, 6 gas for each word.
+    let hashing = |state: &mut WorkingState<'_>, bytes: u32| {
+        let code = [&[0x62], &bytes.to_be_bytes()[1..], &[0x5f, 0x20, 0x00]].concat();
+        send(state, deploy(&code)).created.unwrap()
+    };
+    let (small, large) = (hashing(&mut state, 32 << 10), hashing(&mut state, 1 << 20));
+    assert_eq!(run(&mut state, small).unwrap().outcome, Outcome::Done);
+    assert_eq!(run(&mut state, large), Err(SimulateError::NotShort));
+
+    // The identity is short, a modular power may not be.
+    let precompile = |number: u8| {
+        let mut address = [0; 20];
+        address[19] = number;
+        Address(address)
+    };
+    assert_eq!(run(&mut state, precompile(4)).unwrap().outcome, Outcome::Done);
+    assert_eq!(run(&mut state, precompile(5)), Err(SimulateError::NotShort));
+    let stop = Stop::default();
+    let patient = simulation(precompile(5)).run(&mut state, &context(), Until::Stopped(&stop));
+    assert_eq!(patient.unwrap().outcome, Outcome::Done);
 }

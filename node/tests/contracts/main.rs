@@ -1,0 +1,7 @@
+//! Contracts over streams: several nodes in one process, on real sockets.
+
+mod abuse;
+mod calls;
+mod compare;
+mod follow;
+mod net;
