@@ -111,9 +111,6 @@ fn to_text(status: &message::Status) -> String {
             mempool.gas_price_min
         ),
     );
-<<<<<<< HEAD
-    line("included", count_for_people(status.included_total, "transaction"));
-=======
     let relay = status.relay.unwrap_or_default();
     if relay.transactions + relay.duplicates > 0 {
         let copies = (relay.transactions + relay.duplicates) as f64 / relay.transactions.max(1) as f64;
@@ -142,8 +139,7 @@ fn to_text(status: &message::Status) -> String {
             ),
         );
     }
-    line("included", format!("{} transactions", status.included_total));
->>>>>>> main
+    line("included", count_for_people(status.included_total, "transaction"));
     line("role", status.authority.map_or("follower".into(), |index| format!("authority {index}")));
     line("uptime", duration_for_people(status.uptime_ms));
     line("memory", bytes_for_people(status.rss_bytes));
