@@ -7,6 +7,7 @@
 //! A key that is not known is refused, with the nearest one that is: a setting that is silently
 //! ignored is worse than a node that does not start.
 
+mod address;
 mod schema;
 mod value;
 
@@ -19,6 +20,9 @@ use std::{
 
 use toml::de::{DeTable, DeValue};
 
+use crate::logging;
+
+pub use address::{listen_socket, parse_listen, parse_node, parse_peer};
 pub use schema::{Chain, Config, FIELDS, Log, Mempool, Metrics, Network, Rpc, Store};
 pub use value::{Field, Kind, LogFormat, Role};
 
@@ -65,6 +69,16 @@ pub enum ConfigError {
         value: String,
         /// What it may be set to.
         allowed: String,
+    },
+    /// A value of the right kind that cannot be used.
+    #[error("{place}: `{key}`: {reason}")]
+    Unusable {
+        /// File and line, variable or flag.
+        place: String,
+        /// The setting.
+        key: String,
+        /// What is wrong, and what would be right.
+        reason: String,
     },
 }
 
@@ -217,9 +231,26 @@ impl Layers {
         Ok(())
     }
 
-    /// Checks everything that one value alone cannot show, and gives the settings.
+    /// Checks everything that the kind of a value alone cannot show, and gives the settings: a node
+    /// starts with them, or has another reason not to.
     pub fn finish(self) -> Result<Config, ConfigError> {
-        Config::from_layers(&self)
+        let config = Config::from_layers(&self)?;
+        let network = &config.network;
+        self.check("network.listen", network.listen.iter().try_for_each(address::check_listen))?;
+        self.check("network.peers", network.peers.iter().try_for_each(address::check_peer))?;
+        self.check("network.seeds", network.seeds.iter().try_for_each(address::check_peer))?;
+        let external = network.external_address.iter().try_for_each(address::check_external);
+        self.check("network.external_address", external)?;
+        self.check("log.filter", logging::check(&config.log.filter).map_err(|error| error.to_string()))?;
+        Ok(config)
+    }
+
+    fn check(&self, key: &str, checked: Result<(), String>) -> Result<(), ConfigError> {
+        checked.map_err(|reason| ConfigError::Unusable {
+            place: self.values[key].place.clone(),
+            key: key.into(),
+            reason,
+        })
     }
 
     /// The typed value of a setting.

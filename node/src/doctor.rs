@@ -87,6 +87,7 @@ impl Check {
     fn of_home(name: &'static str, error: &HomeError) -> Self {
         let text = error.to_string();
         let (seen, mend) = text.split_once("\n  ").unwrap_or((&text, "mend the file, or make a new home"));
+        let mend = mend.strip_prefix("to mend: ").unwrap_or(mend);
         Self::bad(name, seen, mend.replace("\n  ", "; "))
     }
 }
@@ -149,6 +150,19 @@ pub fn keys(home: &Home, config: &Config) -> Check {
             Err(_) => return Check::good("keys", format!("node {peer}, with an authority's key")),
         }
     }
+    // An emptied file of settings makes a follower of an authority, without a word.
+    if let Ok(genesis) = home.genesis()
+        && let Ok(key) = read_key_file(&home.resolve(&config.chain.authority_key))
+        && let Some(index) = genesis.authorities.index_of(&key.public())
+    {
+        return Check::warning(
+            "keys",
+            format!(
+                "the key of authority {index} is here, and chain.role is \"follower\": the node proposes nothing"
+            ),
+            "set chain.role to \"authority\", or move the key away",
+        );
+    }
     Check::good("keys", format!("node {peer}"))
 }
 
@@ -174,49 +188,96 @@ pub fn socket_of(address: &Multiaddr) -> Option<SocketAddr> {
     }
 }
 
-/// Whether the node could listen where it should. A running node has its ports already.
-pub fn ports(config: &Config, running: bool) -> Check {
-    let mut free = Vec::new();
-    let listen = config
-        .network
-        .listen
-        .iter()
-        .filter_map(|address| Some((socket_of(address)?, "network.listen or --listen", "UDP")));
-    let metrics = config.metrics.listen.map(|address| (address, "metrics.listen", "TCP"));
-    for (socket, setting, protocol) in listen.chain(metrics) {
-        let bound = match protocol {
-            "UDP" => UdpSocket::bind(socket).map(drop),
-            _ => TcpListener::bind(socket).map(drop),
-        };
-        match (bound, running) {
-            (Ok(()), true) if socket.port() != 0 => {
+/// What is known of the node of a home when its ports are looked at.
+#[derive(Debug, Clone, Copy)]
+pub enum Listening<'a> {
+    /// None runs.
+    NotRunning,
+    /// One runs and says that it listens here.
+    At(&'a [SocketAddr]),
+    /// One runs and does not say where it listens.
+    Unknown,
+}
+
+/// Whether the node could listen where it should, or does.
+pub fn ports(config: &Config, node: Listening<'_>) -> Check {
+    let sockets: Vec<SocketAddr> = config.network.listen.iter().filter_map(socket_of).collect();
+    let mut seen = Vec::new();
+    match node {
+        Listening::NotRunning => {
+            for socket in &sockets {
+                if let Err(error) = UdpSocket::bind(socket) {
+                    return port_taken("UDP", *socket, &error, "network.listen or --listen");
+                }
+                seen.push(format!("UDP {socket} is free"));
+            }
+        }
+        Listening::At(at) => {
+            // Port 0 stands for the one that the system chose.
+            let is_at = |wanted: &SocketAddr| {
+                at.iter().any(|at| at == wanted || (wanted.port() == 0 && at.ip() == wanted.ip()))
+            };
+            if let Some(missing) = sockets.iter().find(|socket| !is_at(socket)) {
                 return Check::warning(
                     "ports",
-                    format!("a node runs, and {protocol} {socket} is free"),
+                    format!("the node of this home does not listen on UDP {missing} but on {}", list(at)),
+                    "it was started with other settings or flags; restart it without them to use these",
+                );
+            }
+            if !at.is_empty() {
+                seen.push(format!("this node listens on UDP {}", list(at)));
+            }
+        }
+        Listening::Unknown => {
+            return Check::warning(
+                "ports",
+                "a node runs and does not say where it listens",
+                "see what is said about the node below",
+            );
+        }
+    }
+    if let Some(socket) = config.metrics.listen {
+        match (TcpListener::bind(socket), node) {
+            (Ok(_), Listening::NotRunning) => seen.push(format!("TCP {socket} is free")),
+            (Ok(_), _) => {
+                return Check::warning(
+                    "ports",
+                    format!("a node runs, and TCP {socket} of metrics.listen is free"),
                     "it was started with other settings or flags; restart it to use these",
                 );
             }
-            (Ok(()), _) => free.push(format!("{protocol} {socket} is free")),
-            (Err(error), true) if error.kind() == std::io::ErrorKind::AddrInUse => {
-                free.push(format!("{protocol} {socket} is in use, by this node as it seems"));
+            (Err(error), Listening::NotRunning) => {
+                return port_taken("TCP", socket, &error, "metrics.listen");
             }
-            (Err(error), _) => {
-                return Check::bad(
-                    "ports",
-                    format!("{protocol} {socket}: {error}"),
-                    format!("stop what uses it (ss -lpn shows it), or set another address ({setting})"),
-                );
+            // A node does not start without it, and does not tell that it has it.
+            (Err(_), _) => {
+                seen.push(format!("TCP {socket} is in use, by this node if it was started with it"))
             }
         }
     }
-    if free.is_empty() {
+    if seen.is_empty() {
         return Check::warning(
             "ports",
             "listens nowhere",
             "others cannot dial this node; set network.listen if they should",
         );
     }
-    Check::good("ports", free.join(", "))
+    Check::good("ports", seen.join(", "))
+}
+
+fn list(sockets: &[SocketAddr]) -> String {
+    match sockets {
+        [] => "nothing".into(),
+        sockets => sockets.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn port_taken(protocol: &str, socket: SocketAddr, error: &std::io::Error, setting: &str) -> Check {
+    Check::bad(
+        "ports",
+        format!("{protocol} {socket}: {error}"),
+        format!("stop what uses it (ss -lpn shows it), or set another address ({setting})"),
+    )
 }
 
 /// The store: opens, or is in use by this node.
@@ -225,14 +286,15 @@ pub fn store(home: &Home, running: bool) -> Check {
     if running {
         return Check::good("store", format!("{} is in use by the running node", path.display()));
     }
-    if !path.exists() {
-        return Check::good("store", "not there yet; the first run makes it");
-    }
-    // The lock keeps a node from starting while the store is open here.
+    // The lock keeps a node from starting while the store is open here, and to take it is the first thing
+    // that a node writes.
     let _lock = match home.lock() {
         Ok(lock) => lock,
         Err(error) => return Check::of_home("store", &error),
     };
+    if !path.exists() {
+        return Check::good("store", "not there yet; the first run makes it");
+    }
     let mut seen = Vec::new();
     for path in stores_in(&path) {
         let started = Instant::now();
@@ -453,13 +515,23 @@ mod tests {
     #[test]
     fn a_fresh_home_has_nothing_to_mend() {
         let dir = tempfile::tempdir().unwrap();
-        let home = home(dir.path(), &[("network.listen", "[\"/ip4/127.0.0.1/udp/0/quic-v1\"]".into())]);
+        let home = home(
+            dir.path(),
+            &[
+                ("network.listen", "[\"/ip4/127.0.0.1/udp/0/quic-v1\"]".into()),
+                ("chain.role", "\"authority\"".into()),
+            ],
+        );
         let (check, config) = config(&home);
         assert_eq!(check.verdict, Verdict::Good, "{check:?}");
         let config = config.unwrap();
-        for check in
-            [keys(&home, &config), genesis(&home), ports(&config, false), store(&home, false), disk(&home)]
-        {
+        for check in [
+            keys(&home, &config),
+            genesis(&home),
+            ports(&config, Listening::NotRunning),
+            store(&home, false),
+            disk(&home),
+        ] {
             assert_eq!(check.verdict, Verdict::Good, "{check:?}");
             assert_eq!(check.mend, "");
         }
@@ -482,7 +554,7 @@ mod tests {
         let path = home.accounts_dir().join("dev.key");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let check = keys(&home, &settings);
-        assert!(check.verdict == Verdict::Bad && check.mend.contains("chmod 600"), "{check:?}");
+        assert!(check.verdict == Verdict::Bad && check.mend.starts_with("chmod 600"), "{check:?}");
         fs::write(home.config_path(), "[network]\nlistn = 1").unwrap();
         let (check, none) = config(&home);
         assert!(none.is_none() && check.seen.contains("`network.listen`"), "{check:?}");
@@ -491,16 +563,58 @@ mod tests {
     }
 
     #[test]
-    fn a_port_in_use_is_bad_unless_this_node_has_it() {
+    fn a_port_that_another_node_has_is_not_called_this_nodes() {
         let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = format!("/ip4/127.0.0.1/udp/{}/quic-v1", taken.local_addr().unwrap().port());
-        let config =
-            Layers::new().flag("--listen", "network.listen", vec![address]).unwrap().finish().unwrap();
-        assert_eq!(ports(&config, false).verdict, Verdict::Bad);
-        assert_eq!(ports(&config, true).verdict, Verdict::Good);
+        let socket = taken.local_addr().unwrap();
+        let listen = |address: String| {
+            Layers::new().flag("--listen", "network.listen", vec![address]).unwrap().finish().unwrap()
+        };
+        let config = listen(format!("/ip4/127.0.0.1/udp/{}/quic-v1", socket.port()));
+        assert_eq!(ports(&config, Listening::NotRunning).verdict, Verdict::Bad);
+        assert_eq!(ports(&config, Listening::At(&[socket])).verdict, Verdict::Good);
+        let elsewhere = SocketAddr::new(socket.ip(), socket.port() ^ 1);
+        let check = ports(&config, Listening::At(&[elsewhere]));
+        assert_eq!(check.verdict, Verdict::Warning);
+        assert!(
+            check.seen.contains(&socket.to_string()) && check.seen.contains(&elsewhere.to_string()),
+            "{check:?}"
+        );
+        assert_eq!(ports(&config, Listening::Unknown).verdict, Verdict::Warning);
         drop(taken);
-        assert_eq!(ports(&config, false).verdict, Verdict::Good);
-        assert_eq!(ports(&config, true).verdict, Verdict::Warning, "the node listens elsewhere");
+        assert_eq!(ports(&config, Listening::NotRunning).verdict, Verdict::Good);
+        // Port 0 is whatever port of that address.
+        let any = listen("/ip4/127.0.0.1/udp/0/quic-v1".into());
+        assert_eq!(ports(&any, Listening::At(&[socket])).verdict, Verdict::Good);
+        assert_eq!(ports(&any, Listening::At(&["127.0.0.2:1".parse().unwrap()])).verdict, Verdict::Warning);
+    }
+
+    #[test]
+    fn an_authority_that_was_made_a_follower_by_an_emptied_file_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = home(dir.path(), &[("chain.role", "\"authority\"".into())]);
+        assert_eq!(keys(&home, &config(&home).1.unwrap()).verdict, Verdict::Good);
+        fs::write(home.config_path(), "").unwrap();
+        let settings = config(&home).1.unwrap();
+        let check = keys(&home, &settings);
+        assert!(check.verdict == Verdict::Warning && check.mend.contains("chain.role"), "{check:?}");
+        // Another chain's key, or none, makes nobody an authority.
+        let key = home.root().join("authority.key");
+        fs::remove_file(&key).unwrap();
+        assert_eq!(keys(&home, &settings).verdict, Verdict::Good);
+        crate::home::write_key_file(&key, &KeyPair::from_seed(&[8; 32])).unwrap();
+        assert_eq!(keys(&home, &settings).verdict, Verdict::Good);
+    }
+
+    #[test]
+    fn a_home_that_cannot_be_written_is_not_called_ready_for_its_first_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = home(dir.path(), &[]);
+        assert_eq!(store(&home, false).verdict, Verdict::Good);
+        // What a read-only file system does to `lock`, so that it holds for root as well.
+        fs::remove_file(home.root().join("lock")).unwrap();
+        fs::create_dir(home.root().join("lock")).unwrap();
+        let check = store(&home, false);
+        assert!(check.verdict == Verdict::Bad && check.seen.contains("lock"), "{check:?}");
     }
 
     #[test]

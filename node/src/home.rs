@@ -98,7 +98,7 @@ pub enum HomeError {
         reason: String,
     },
     /// The file system refused.
-    #[error("cannot {what} {}: {source}", .path.display())]
+    #[error("cannot {what} {}: {source}{}", .path.display(), hint(.source, .path))]
     Io {
         /// What was tried.
         what: &'static str,
@@ -110,6 +110,24 @@ pub enum HomeError {
     /// The system gave no randomness to make a key of.
     #[error("the system's random number generator failed: {0}")]
     Entropy(String),
+}
+
+/// What to do about what the file system said, on a line of its own; empty if that is for the text alone
+/// to say.
+fn hint(error: &io::Error, path: &Path) -> String {
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound if path.extension().is_some_and(|extension| extension == "key") => {
+            "name another key file, or put this one back from a copy; a new key is another identity"
+        }
+        io::ErrorKind::NotFound => "see that the path is right",
+        io::ErrorKind::AlreadyExists => "nothing is overwritten: choose another name, or move that file away",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "let this user write there (chown, chmod, mount -o remount,rw), or use another --home"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on that disk",
+        _ => return String::new(),
+    };
+    format!("\n  {hint}")
 }
 
 /// Turns an [`io::Error`] into a [`HomeError`] that says what was tried on which file.

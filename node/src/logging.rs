@@ -44,6 +44,11 @@ pub fn start(log: &Log) -> Result<(), LoggingError> {
     .map_err(|_| LoggingError::Started)
 }
 
+/// Checks a filter without using it.
+pub fn check(filter: &str) -> Result<(), LoggingError> {
+    parse(filter).map(drop)
+}
+
 fn parse(filter: &str) -> Result<EnvFilter, LoggingError> {
     EnvFilter::builder()
         .parse(filter)

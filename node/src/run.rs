@@ -32,7 +32,7 @@ use ghost_proto::{
 };
 use ghost_protocol::{
     Identity, Overlay,
-    address::{AddressError, Host, QuicAddress, of_socket, with_peer},
+    address::{AddressError, of_socket, with_peer},
     handshake::{LocalHello, Role},
     inbox::InboxBuilder,
     overlay::OverlayConfig,
@@ -242,11 +242,7 @@ pub async fn start(config: Config, home: &Home) -> Result<RunningNode, StartErro
     let store = SledStore::open(&home.data_dir().join("chain"), config.store.cache_mib << 20)?;
     let mut sockets = Vec::new();
     for address in &config.network.listen {
-        let parsed = QuicAddress::parse(address)?;
-        let Host::Ip(ip) = parsed.host else {
-            return Err(AddressError::Unsupported(address.clone()).into());
-        };
-        sockets.push(Socket::Bind((ip, parsed.port).into()));
+        sockets.push(Socket::Bind(config::listen_socket(address)?));
     }
     start_parts(NodeParts {
         genesis,

@@ -181,9 +181,9 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn pending()(id in bytes(32), sender in bytes(20), numbers in any::<(u64, u64, u32, u64)>()) -> m::PendingTransaction {
+    fn pending()(id in bytes(32), sender in bytes(20), numbers in any::<(u64, u64, u32, u64)>(), waits_for_nonce: Option<u64>) -> m::PendingTransaction {
         let (nonce, gas_price, bytes, age_ms) = numbers;
-        m::PendingTransaction { id, sender, nonce, gas_price, bytes, age_ms }
+        m::PendingTransaction { id, sender, nonce, gas_price, bytes, age_ms, waits_for_nonce }
     }
 }
 

@@ -654,9 +654,28 @@ impl World {
                         gas_price: tx.body().gas_price,
                         bytes: tx.bytes().len() as u32,
                         age_ms: 120,
+                        waits_for_nonce: None,
                     }],
                 },
                 "one pending transaction",
+            ),
+            sample(
+                "pending answer, parked",
+                Rpc,
+                m::PendingAnswer {
+                    count: 1,
+                    bytes: 1_191,
+                    transactions: vec![m::PendingTransaction {
+                        id: id(&tx.id()),
+                        sender: Bytes::copy_from_slice(tx.sender().as_bytes()),
+                        nonce: tx.body().nonce,
+                        gas_price: tx.body().gas_price,
+                        bytes: tx.bytes().len() as u32,
+                        age_ms: 120,
+                        waits_for_nonce: Some(0),
+                    }],
+                },
+                "one transaction that waits for nonce 0",
             ),
             sample("peers list request", Rpc, m::PeersRequest {}, "no payload"),
             sample(

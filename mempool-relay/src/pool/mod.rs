@@ -191,6 +191,8 @@ pub struct Pending<'a> {
     pub tx: &'a VerifiedTransaction,
     /// When it came.
     pub arrived: Instant,
+    /// The earlier nonce of its sender that is missing, if it is parked.
+    pub waits_for: Option<u64>,
 }
 
 /// See the [module](self).
@@ -663,10 +665,24 @@ impl Pool {
         while rows.len() < limit
             && let Some(step) = walk.step()
         {
-            rows.push(Pending { tx: &step.entry.tx, arrived: step.entry.arrived });
+            rows.push(Pending { tx: &step.entry.tx, arrived: step.entry.arrived, waits_for: None });
             walk.follow(&step);
         }
         rows
+    }
+
+    /// Parked transactions, those of one sender together and in the order of their nonces, at most `limit`.
+    pub fn parked(&self, limit: usize) -> Vec<Pending<'_>> {
+        let rows = self.holders.iter().flat_map(|(.., address)| {
+            let sender = &self.senders[address];
+            let next = sender.next_nonce();
+            sender.txs.range(next..).map(move |(_, entry)| Pending {
+                tx: &entry.tx,
+                arrived: entry.arrived,
+                waits_for: Some(next),
+            })
+        });
+        rows.take(limit).collect()
     }
 
     /// Everything, by sender and nonce, for [`Self::load`] after a clean restart.

@@ -168,10 +168,14 @@ fn parked_until_the_gap_closes() {
     assert_eq!(pool.insert(grandchild.clone(), &rich, now).unwrap().place, Place::Parked);
     assert_eq!(pool.insert(child.clone(), &rich, now).unwrap().place, Place::Parked);
     assert_eq!((pool.pending(9).len(), pool.status(now).parked), (0, 2));
+    let waits: Vec<_> = pool.parked(9).iter().map(|row| (row.tx.body().nonce, row.waits_for)).collect();
+    assert_eq!(waits, [(1, Some(0)), (2, Some(0))]);
+    assert_eq!(pool.parked(1).len(), 1);
     check(&pool);
     let inserted = pool.insert(parent.clone(), &rich, now).unwrap();
     assert_eq!(inserted.ready, [parent.id(), child.id(), grandchild.id()]);
     assert_eq!((pool.pending(9).len(), pool.status(now).parked), (3, 0));
+    assert!(pool.parked(9).is_empty() && pool.pending(9).iter().all(|row| row.waits_for.is_none()));
     check(&pool);
 }
 

@@ -194,7 +194,7 @@ pub enum ProposeError {
 pub enum OpenError {
     /// The authority key is not in the genesis.
     #[error(
-        "the authority key {key} is not among the authorities of the genesis; remove it from the home directory, or use the genesis it was made for"
+        "the authority key {key} is not among the authorities of the genesis\n  set chain.role to \"follower\" in config.toml, or put the key of an authority of this chain in its place"
     )]
     NotAnAuthority {
         /// The public key.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Globals,
-    connect::{block_ref_json, block_ref_text, connect},
+    connect::{ask, block_ref_json, block_ref_text},
     output::{Failure, Out, bytes_for_people},
 };
 use crate::home::{Home, fresh_key, read_key_file, write_key_file};
@@ -122,13 +122,15 @@ pub(super) fn run(globals: &Globals, args: &AccountArgs, out: &Out) -> Result<Ex
 }
 
 pub(super) async fn state(globals: &Globals, args: &StateArgs, out: &Out) -> Result<ExitCode, Failure> {
-    let connected = connect(globals).await?;
-    let answer = connected.client.account(args.address).await?;
-    let code = match answer.engine {
-        0 => None,
-        _ => connected.client.code(args.address, None).await?,
-    };
-    connected.client.close().await;
+    let (answer, code) = ask(globals, async |node| {
+        let answer = node.client.account(args.address).await?;
+        let code = match answer.engine {
+            0 => None,
+            _ => node.client.code(args.address, None).await?,
+        };
+        Ok((answer, code))
+    })
+    .await?;
     let balance = balance(&answer)?;
     let mut value: Value = json!({
         "address": args.address.to_string(),

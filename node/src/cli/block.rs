@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     Globals,
-    connect::{block_ref_json, connect},
+    connect::{ask, block_ref_json},
     output::{Failure, Out},
 };
 
@@ -73,13 +73,11 @@ impl FromStr for Which {
 }
 
 pub(super) async fn run(globals: &Globals, args: BlockArgs, out: &Out) -> Result<ExitCode, Failure> {
-    let connected = connect(globals).await?;
-    let code = match args.command {
-        BlockCommand::Get { which, transactions } => get(&connected.client, which, transactions, out).await?,
-        BlockCommand::Follow { count } => follow(&connected.client, count, out).await?,
-    };
-    connected.client.close().await;
-    Ok(code)
+    ask(globals, async |node| match args.command {
+        BlockCommand::Get { which, transactions } => get(&node.client, which, transactions, out).await,
+        BlockCommand::Follow { count } => follow(&node.client, count, out).await,
+    })
+    .await
 }
 
 fn parse_header(answer: &message::BlockAnswer) -> Result<Header, Failure> {
@@ -96,8 +94,10 @@ async fn get(client: &Client, which: Which, transactions: bool, out: &Out) -> Re
     };
     let detail = if transactions { BlockDetail::Full } else { BlockDetail::Header };
     let Some(answer) = client.block(selector, detail).await? else {
-        return Err(Failure::new(format!("this node has no {name}"))
-            .hint("see how far it is: ghostd status; a chain that has just begun has no block"));
+        if let Some(genesis) = genesis(client, which).await? {
+            return out.answer(&genesis_json(&genesis, transactions), genesis_text(&genesis));
+        }
+        return Err(Failure::new(format!("this node has no {name}")).hint("see how far it is: ghostd status"));
     };
     let header = parse_header(&answer)?;
     match which {
@@ -134,6 +134,45 @@ async fn get(client: &Client, which: Which, transactions: bool, out: &Out) -> Re
         }
     }
     out.answer(&value, text)
+}
+
+/// What the node says of itself, if the block that was asked for is the genesis: height 0, with the
+/// genesis id as its own, and with neither header nor body.
+async fn genesis(client: &Client, which: Which) -> Result<Option<message::Status>, Failure> {
+    let status = client.status().await?;
+    let named = match which {
+        Which::Height(height) => height == 0,
+        Which::Id(id) => id.0[..] == *status.genesis,
+        Which::Head => status.head.as_ref().is_some_and(|head| head.height == 0),
+    };
+    Ok(named.then_some(status))
+}
+
+fn genesis_json(status: &message::Status, transactions: bool) -> Value {
+    let mut value = json!({
+        "height": 0,
+        "id": hex::encode(&status.genesis),
+        "genesis": true,
+        "chain_name": status.chain_name,
+        "chain_id": status.chain_id,
+        "tx_count": 0,
+        "canonical": true,
+        "finalized": true,
+    });
+    if transactions {
+        value["transactions"] = json!([]);
+    }
+    value
+}
+
+fn genesis_text(status: &message::Status) -> String {
+    format!(
+        "block         0 (final)\nid            {}\nit is the genesis of chain `{}` (id {}): it has no header, no proposer and no transactions;\n\
+         what it allocates stands in genesis.toml of a node's home",
+        hex::encode(&status.genesis),
+        status.chain_name,
+        status.chain_id,
+    )
 }
 
 fn header_json(header: &Header, answer: &message::BlockAnswer) -> Value {

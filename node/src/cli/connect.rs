@@ -13,7 +13,10 @@ use super::{
     Globals,
     output::{Failure, unix_ms_now},
 };
-use crate::home::{Home, fresh_key};
+use crate::{
+    config::parse_node,
+    home::{Home, fresh_key},
+};
 
 /// How long to wait when a busy node does not say how long.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -31,15 +34,37 @@ pub struct Connected {
     pub home: Option<Home>,
 }
 
+/// Connects to the node that the flags name, puts a question, and says goodbye whatever came of it: a
+/// node holds a client that only vanished until its idle timeout.
+pub async fn ask<T>(
+    globals: &Globals,
+    question: impl AsyncFnOnce(&Connected) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let connected = connect(globals).await?;
+    let answer = tokio::select! {
+        answer = question(&connected) => answer,
+        Ok(()) = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+    };
+    connected.client.close().await;
+    answer
+}
+
+/// Connects to the node that runs on a home, whatever the flags name, as its operator.
+pub async fn connect_home(home: &Home, timeout: Duration) -> Result<Connected, Failure> {
+    let (client, address) = dial(&home.operator_key()?, &home.addresses()?, timeout).await?;
+    Ok(Connected { client, address, home: Some(home.clone()) })
+}
+
 /// Connects to the node that the flags name: `--node`, else `$GHOSTD_NODE`, else the one that runs on
 /// the home. Shows the operator key of the home where there is one, else a key of the moment.
 pub async fn connect(globals: &Globals) -> Result<Connected, Failure> {
     let named = match &globals.node {
         Some(address) => Some(address.clone()),
         None => match std::env::var("GHOSTD_NODE") {
-            Ok(text) if !text.is_empty() => Some(text.parse().map_err(|error| {
-                Failure::usage(format!("GHOSTD_NODE is `{text}`, which is no multiaddr: {error}"))
-            })?),
+            Ok(text) if !text.is_empty() => Some(
+                parse_node(&text)
+                    .map_err(|error| Failure::usage(format!("GHOSTD_NODE is `{text}`: {error}")))?,
+            ),
             _ => None,
         },
     };
@@ -107,12 +132,9 @@ pub fn block_ref_json(block: Option<&message::BlockRef>) -> Value {
     )
 }
 
-/// A reference to a block for people.
+/// A reference to a block for people, with the whole id: it can be given back to `block get`.
 pub fn block_ref_text(block: Option<&message::BlockRef>) -> String {
-    block.map_or_else(
-        || "none".into(),
-        |block| format!("{} {}", block.height, hex::encode(&block.id[..block.id.len().min(8)])),
-    )
+    block.map_or_else(|| "none".into(), |block| format!("{} {}", block.height, hex::encode(&block.id)))
 }
 
 /// The id in an answer; anything else than 32 bytes is the node's fault.

@@ -1,6 +1,10 @@
 //! `ghostd doctor`.
 
-use std::{process::ExitCode, time::Instant};
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use ghost_proto::{Multiaddr, PeerId, message};
@@ -9,12 +13,12 @@ use serde_json::{Value, json};
 
 use super::{
     Globals,
-    connect::{clock_ahead_ms, connect, dial},
+    connect::{Connected, ask, clock_ahead_ms, connect, connect_home, dial},
     output::{Failure, Out, unix_ms_now},
 };
 use crate::{
     config::Config,
-    doctor::{self, Check, Verdict},
+    doctor::{self, Check, Listening, Verdict},
     home::{Home, HomeError, fresh_key},
 };
 
@@ -63,7 +67,13 @@ async fn check_home(globals: &Globals, home: &Home) -> Vec<Check> {
     let mut checks = vec![check, doctor::genesis(home)];
     if let Some(config) = &config {
         checks.push(doctor::keys(home, config));
-        checks.push(doctor::ports(config, running));
+        let at = if running { own_sockets(home, globals.timeout).await } else { None };
+        let node = match &at {
+            Some(sockets) => Listening::At(sockets),
+            None if running => Listening::Unknown,
+            None => Listening::NotRunning,
+        };
+        checks.push(doctor::ports(config, node));
     }
     checks.push(doctor::store(home, running));
     checks.push(doctor::disk(home));
@@ -88,15 +98,21 @@ async fn check_home(globals: &Globals, home: &Home) -> Vec<Check> {
     checks
 }
 
+/// Where the node of this home says that it listens, whichever node the flags name.
+async fn own_sockets(home: &Home, timeout: Duration) -> Option<Vec<SocketAddr>> {
+    let Connected { client, .. } = connect_home(home, timeout).await.ok()?;
+    let status = client.status().await;
+    client.close().await;
+    let listen = status.ok()?.listen;
+    Some(listen.iter().filter_map(|address| doctor::socket_of(&address.parse().ok()?)).collect())
+}
+
 async fn check_node(globals: &Globals) -> Vec<Check> {
-    let asked = async {
-        let connected = connect(globals).await?;
+    let asked = ask(globals, async |node| {
         let started = Instant::now();
-        let status = connected.client.status().await?;
-        let took = started.elapsed();
-        connected.client.close().await;
-        Ok::<_, Failure>((status, took))
-    };
+        let status = node.client.status().await?;
+        Ok((status, started.elapsed()))
+    });
     match asked.await {
         Ok((status, took)) => doctor::node(&status, took),
         Err(failure) => vec![Check {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::Args;
 use ghost_proto::{
     AuthoritySet, Genesis, KeyPair, Multiaddr,
-    limits::{SLOT_MS_MAX, SLOT_MS_MIN},
+    limits::{CHAIN_NAME_BYTES_MAX, SLOT_MS_MAX, SLOT_MS_MIN},
     record,
 };
 use serde_json::json;
@@ -15,7 +15,7 @@ use super::{
     output::{Failure, Out, unix_ms_now},
 };
 use crate::{
-    config::commented_file,
+    config::{commented_file, parse_listen},
     home::{Contents, Home, fresh_key, read_genesis},
 };
 
@@ -45,15 +45,23 @@ pub struct InitArgs {
     #[arg(long, value_name = "FILE")]
     genesis: Option<PathBuf>,
     /// Where the node shall listen; may be given several times
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "MULTIADDR", value_parser = parse_listen)]
     listen: Vec<Multiaddr>,
     /// Name of the development chain
-    #[arg(long, value_name = "NAME", default_value = "ghost-dev", conflicts_with = "genesis")]
+    #[arg(long, value_name = "NAME", default_value = "ghost-dev", conflicts_with = "genesis",
+          value_parser = chain_name)]
     chain_name: String,
     /// Slot length of the development chain, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 1_000, conflicts_with = "genesis",
           value_parser = clap::value_parser!(u64).range(SLOT_MS_MIN..=SLOT_MS_MAX))]
     slot_ms: u64,
+}
+
+fn chain_name(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=CHAIN_NAME_BYTES_MAX => Ok(text.into()),
+        bytes => Err(format!("a name has 1 to {CHAIN_NAME_BYTES_MAX} bytes, this one {bytes}")),
+    }
 }
 
 pub(super) fn run(globals: &Globals, args: &InitArgs, out: &Out) -> Result<ExitCode, Failure> {

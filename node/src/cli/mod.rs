@@ -18,11 +18,11 @@ pub mod tx;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use ghost_proto::Multiaddr;
 
 use crate::{
-    config::{Log, LogFormat},
+    config::{Log, LogFormat, parse_node},
     home::Home,
     logging,
 };
@@ -33,12 +33,13 @@ Examples:
   ghostd init --home a                       a chain of your own, with one authority
   ghostd run --home a                        run its node
   ghostd init --home b --genesis a/genesis.toml
-  ghostd run --home b --listen /ip4/127.0.0.1/udp/0/quic-v1 --peer $(cat a/address)
+  ghostd run --home b --listen /ip4/127.0.0.1/udp/0/quic-v1 --peer \"$(head -n 1 a/address)\"
   ghostd status --home a
   ghostd tx send --home a --to 0x00000000000000000000000000000000000000aa --value 5 --wait
   ghostd block follow --home b --json
 
-A command that asks a node finds it by --node MULTIADDR or, by default, through --home.
+A command that asks a node finds it by --node MULTIADDR or, by default, through --home. While a node runs, the file
+`address` in its home says how to reach it: one multiaddr a line, one line for each address it listens on.
 Environment: GHOSTD_HOME, GHOSTD_NODE, GHOSTD_LOG, NO_COLOR, and GHOSTD_SECTION_NAME for every setting.";
 
 /// A node of a ghost chain, and the commands to ask one.
@@ -60,16 +61,16 @@ pub struct Globals {
     #[arg(long, global = true, value_name = "DIR")]
     pub home: Option<PathBuf>,
     /// Ask the node at this address instead of the one that runs on --home
-    #[arg(long, global = true, value_name = "MULTIADDR")]
+    #[arg(long, global = true, value_name = "MULTIADDR", value_parser = parse_node)]
     pub node: Option<Multiaddr>,
     /// Answer with JSON: one object, or one a line
     #[arg(long, global = true)]
     pub json: bool,
     /// Which log lines to write to standard error, such as warn,ghost=debug
-    #[arg(long, global = true, value_name = "FILTER")]
+    #[arg(long, global = true, value_name = "FILTER", value_parser = parse_filter)]
     pub log: Option<String>,
     /// How long to wait for a node to answer
-    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    #[arg(long, global = true, value_name = "DURATION", default_value = "10s", value_parser = parse_patience)]
     pub timeout: Duration,
 }
 
@@ -115,9 +116,41 @@ pub struct CompletionsArgs {
     shell: clap_complete::Shell,
 }
 
+/// Commands that ask no node, by their path, and what all commands take and means nothing to these. It is
+/// accepted nevertheless: scripts give the same flags to all.
+const MEANS_NOTHING: &[(&[&str], &[&str])] = &[
+    (&["init"], &["node", "timeout"]),
+    (&["run"], &["node", "timeout"]),
+    (&["peers", "export"], &["node", "timeout", "json"]),
+    (&["peers", "import"], &["node", "timeout"]),
+    (&["account"], &["node", "timeout"]),
+    (&["account", "new"], &["node", "timeout"]),
+    (&["account", "address"], &["node", "timeout"]),
+    (&["account", "list"], &["node", "timeout"]),
+    (&["completions"], &["home", "node", "json", "log", "timeout"]),
+];
+
+/// All commands, with help that shows only what means something.
+fn command() -> clap::Command {
+    let mut command = Cli::command();
+    // What all commands take is theirs only from here on.
+    command.build();
+    for (path, hidden) in MEANS_NOTHING {
+        let mut at = &mut command;
+        for name in *path {
+            at = at.find_subcommand_mut(name).expect("the path names a command");
+        }
+        let taken = std::mem::replace(at, clap::Command::new("taken"));
+        *at =
+            taken.mut_args(|arg| if hidden.contains(&arg.get_id().as_str()) { arg.hide(true) } else { arg });
+    }
+    command
+}
+
 /// Runs one command. `args` starts with the program's name, as a process's own does.
 pub fn main(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = command().try_get_matches_from(args).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         // Help and version are no errors: clap prints them to standard output and says 0.
         Err(error) => {
@@ -144,7 +177,7 @@ fn dispatch(cli: Cli, out: &Out) -> Result<ExitCode, Failure> {
         Command::Init(args) => init::run(globals, &args, out),
         Command::Completions(args) => {
             let mut script = Vec::new();
-            clap_complete::generate(args.shell, &mut Cli::command(), "ghostd", &mut script);
+            clap_complete::generate(args.shell, &mut command(), "ghostd", &mut script);
             out.bytes(&script)
         }
         Command::Account(args) => account::run(globals, &args, out),
@@ -176,10 +209,24 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "m" | "min" => 60.0,
         "h" => 3_600.0,
         "d" => 86_400.0,
-        _ => return Err("write a number and ms, s, m, h or d, such as 30s".into()),
+        _ => return Err(DURATION_FORM.into()),
     };
-    let number: f64 = number.parse().map_err(|_| "write a number and a unit, such as 30s".to_owned())?;
+    let number: f64 = number.parse().map_err(|_| DURATION_FORM.to_owned())?;
     Duration::try_from_secs_f64(number * seconds_per_unit).map_err(|error| error.to_string())
+}
+
+const DURATION_FORM: &str = "write a number of seconds, or a number and ms, s, m, h or d, such as 500ms";
+
+/// A duration in which something can happen.
+fn parse_patience(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("nothing answers within no time; the default is 10s".into()),
+        patience => Ok(patience),
+    }
+}
+
+fn parse_filter(text: &str) -> Result<String, String> {
+    logging::check(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

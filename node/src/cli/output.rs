@@ -7,24 +7,42 @@ use std::{
 };
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Something that was asked for and not done. The text says what to do.
 #[derive(Debug)]
 pub struct Failure {
     text: String,
     code: u8,
+    fields: Vec<(&'static str, Value)>,
 }
 
 impl Failure {
     /// It failed: exit code 1.
     pub fn new(text: impl fmt::Display) -> Self {
-        Self { text: text.to_string(), code: 1 }
+        Self { text: text.to_string(), code: 1, fields: Vec::new() }
     }
 
     /// It was asked in a way that means nothing: exit code 2.
     pub fn usage(text: impl fmt::Display) -> Self {
-        Self { text: text.to_string(), code: 2 }
+        Self { text: text.to_string(), code: 2, fields: Vec::new() }
+    }
+
+    /// Nobody reads the answer any more (`head`, a pager has seen enough): all that can be done is to end,
+    /// in order and without a word.
+    fn nobody_reads() -> Self {
+        Self { text: String::new(), code: 0, fields: Vec::new() }
+    }
+
+    /// Ctrl-C while an answer was waited for: whoever typed it knows. The exit code is a shell's.
+    pub(super) fn interrupted() -> Self {
+        Self { text: String::new(), code: 130, fields: Vec::new() }
+    }
+
+    /// The same, with something that a program finds beside the text.
+    pub fn with(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.fields.push((name, value.into()));
+        self
     }
 
     /// The same with a line about what to do.
@@ -56,7 +74,7 @@ impl<E: std::error::Error> From<E> for Failure {
             }
             cause = error.source();
         }
-        Self { text, code: 1 }
+        Self::new(text)
     }
 }
 
@@ -88,8 +106,7 @@ impl Out {
         let mut stdout = io::stdout().lock();
         match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Ok(()) => Ok(ExitCode::SUCCESS),
-            // Whoever read (`head`, a pager) has seen enough. Nobody is left to be told.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::nobody_reads()),
             Err(error) => Err(Failure::new(format!("cannot write to standard output: {error}"))),
         }
     }
@@ -104,9 +121,16 @@ impl Out {
     /// Says what went wrong: text on standard error, and for a program an object on standard output,
     /// so that it always has one to read.
     pub fn fail(&self, failure: &Failure) -> ExitCode {
+        if failure.text.is_empty() {
+            return ExitCode::from(failure.code);
+        }
         let _ = writeln!(io::stderr(), "error: {}", failure.text);
         if self.json {
-            let _ = self.bytes(format!("{}\n", json!({ "error": failure.text })).as_bytes());
+            let mut value = json!({ "error": failure.text });
+            for (name, field) in &failure.fields {
+                value[*name] = field.clone();
+            }
+            let _ = self.bytes(format!("{value}\n").as_bytes());
         }
         ExitCode::from(failure.code)
     }

@@ -11,16 +11,18 @@ use clap::{Args, Subcommand};
 use ghost_discovery::store::{BATCH_MAX, Batch, Export, Merged, Opened, PeerStore as _, SledStore, merge};
 use ghost_proto::{Multiaddr, PeerId, message, record};
 use message::peer_command::What;
-use multiaddr::Protocol;
 use serde_json::{Value, json};
 
 use super::{
     Globals,
-    connect::{connect, peer_text},
+    connect::{ask, peer_text},
     output::{Failure, Out, Table, bytes_for_people, duration_for_people, unix_ms_now},
     parse_duration,
 };
-use crate::home::{Home, HomeLock};
+use crate::{
+    config::parse_peer,
+    home::{Home, HomeLock},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,6 +51,7 @@ enum PeersCommand {
     /// Dial a peer, and stay connected to it until the node restarts
     Add {
         /// Ends in /p2p/ and the PeerId
+        #[arg(value_parser = parse_peer)]
         address: Multiaddr,
     },
     /// Close the connection to a peer
@@ -61,7 +64,7 @@ enum PeersCommand {
         /// 12D3KooW…
         peer: PeerId,
         /// For how long [default: for good]
-        #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration)]
+        #[arg(long = "for", value_name = "DURATION", value_parser = parse_ban)]
         duration: Option<Duration>,
     },
     /// Take a ban back
@@ -89,24 +92,17 @@ pub(super) async fn run(globals: &Globals, args: PeersArgs, out: &Out) -> Result
         PeersCommand::List => return list(globals, out).await,
         PeersCommand::Export => return export(globals, out),
         PeersCommand::Import { file } => return import(globals, &file, out),
-        PeersCommand::Add { address } => {
-            if !matches!(address.iter().last(), Some(Protocol::P2p(_))) {
-                return Err(Failure::usage(format!("{address} does not say whom to expect there"))
-                    .hint("end it with /p2p/ and the PeerId, as `ghostd status` of that node shows it"));
-            }
-            What::Add(address.to_string())
-        }
+        PeersCommand::Add { address } => What::Add(address.to_string()),
         PeersCommand::Drop { peer } => What::Drop(bytes(peer)),
         PeersCommand::Ban { peer, duration } => {
-            let seconds = duration.map_or(0, |duration| duration.as_secs().max(1));
+            let seconds = duration.map_or(0, |duration| duration.as_secs());
             What::Ban(message::PeerBan { peer: bytes(peer), seconds })
         }
         PeersCommand::Unban { peer } => What::Unban(bytes(peer)),
         PeersCommand::Explain { peer } => What::Explain(bytes(peer)),
     };
-    let connected = connect(globals).await?;
-    let answer = connected.client.peer_command(message::PeerCommand { what: Some(what) }).await?;
-    connected.client.close().await;
+    let command = message::PeerCommand { what: Some(what) };
+    let answer = ask(globals, async |node| Ok(node.client.peer_command(command).await?)).await?;
     let story: Vec<Value> = answer
         .story
         .iter()
@@ -119,6 +115,16 @@ pub(super) async fn run(globals: &Globals, args: PeersArgs, out: &Out) -> Result
         text += &format!("\n  {ago:>12} ago  {}  {}", event.event, event.detail);
     }
     out.answer(&json!({ "message": answer.message, "story": story }), text)
+}
+
+/// Bans are kept in whole seconds, and 0 stands for good.
+fn parse_ban(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        duration if duration < Duration::from_secs(1) => {
+            Err("a ban lasts at least 1s; to end one: ghostd peers unban; for good: leave --for out".into())
+        }
+        duration => Ok(duration),
+    }
 }
 
 /// The home's peer store, which no node uses now, and the lock that keeps one from starting.
@@ -161,9 +167,7 @@ fn import(globals: &Globals, file: &Path, out: &Out) -> Result<ExitCode, Failure
 }
 
 async fn list(globals: &Globals, out: &Out) -> Result<ExitCode, Failure> {
-    let connected = connect(globals).await?;
-    let answer = connected.client.peers().await?;
-    connected.client.close().await;
+    let answer = ask(globals, async |node| Ok(node.client.peers().await?)).await?;
     let rows: Vec<Value> = answer
         .peers
         .iter()

@@ -5,14 +5,14 @@ use std::{process::ExitCode, time::Duration};
 use clap::Args;
 use ghost_proto::Multiaddr;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     Globals,
     output::{Failure, Out},
 };
 use crate::{
-    config::Layers,
+    config::{Layers, parse_listen, parse_peer},
     home::{Home, dialable},
     logging, run,
 };
@@ -26,17 +26,17 @@ Examples:
   ghostd run --home b --listen /ip4/127.0.0.1/udp/0/quic-v1 --peer /ip4/127.0.0.1/udp/4001/quic-v1/p2p/12D3KooW…
   ghostd run --home a --log warn,ghost=debug
 
-Ctrl-C or SIGTERM stops it cleanly; a second one stops it at once. `kill -9` loses nothing that was acknowledged.";
+Ctrl-C, SIGTERM or the end of its terminal stops it cleanly; a second one stops it at once. `kill -9` loses nothing that was acknowledged.";
 
 /// `ghostd run`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RunArgs {
     /// Where to listen, instead of network.listen; may be given several times
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "MULTIADDR", value_parser = parse_listen)]
     listen: Vec<Multiaddr>,
     /// A peer to stay connected to, besides network.peers; may be given several times
-    #[arg(long, value_name = "MULTIADDR")]
+    #[arg(long, value_name = "MULTIADDR", value_parser = parse_peer)]
     peer: Vec<Multiaddr>,
 }
 
@@ -69,8 +69,7 @@ pub(super) fn run(globals: &Globals, args: &RunArgs, out: &Out) -> Result<ExitCo
 
 async fn serve(home: &Home, config: crate::config::Config, out: &Out) -> Result<ExitCode, Failure> {
     // Before the start, so that a signal during it is not missed.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut asked = StopSignals::listen()?;
     let node = tokio::select! {
         started = run::start(config, home) => started.map_err(|error| {
             let failure = Failure::from(error);
@@ -80,8 +79,7 @@ async fn serve(home: &Home, config: crate::config::Config, out: &Out) -> Result<
                 failure
             }
         })?,
-        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
-        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        () = asked.next() => return Ok(ExitCode::SUCCESS),
     };
     home.write_addresses(&node.listen)?;
     let listen: Vec<String> = node.listen.iter().map(|address| dialable(address).to_string()).collect();
@@ -91,8 +89,7 @@ async fn serve(home: &Home, config: crate::config::Config, out: &Out) -> Result<
     )?;
     let stopped_by_itself = tokio::select! {
         () = node.stopped() => true,
-        _ = interrupt.recv() => false,
-        _ = terminate.recv() => false,
+        () = asked.next() => false,
     };
     home.forget_addresses();
     if stopped_by_itself {
@@ -101,8 +98,7 @@ async fn serve(home: &Home, config: crate::config::Config, out: &Out) -> Result<
     node.shutdown();
     tokio::select! {
         () = node.stopped() => {}
-        _ = interrupt.recv() => return Err(Failure::new("stopped at once, by a second signal")),
-        _ = terminate.recv() => return Err(Failure::new("stopped at once, by a second signal")),
+        () = asked.next() => return Err(Failure::new("stopped at once, by a second signal")),
         () = tokio::time::sleep(STOP_TIMEOUT) => {
             return Err(Failure::new(format!("did not stop cleanly within {} s; nothing that was acknowledged is lost",
                 STOP_TIMEOUT.as_secs())));
@@ -112,4 +108,59 @@ async fn serve(home: &Home, config: crate::config::Config, out: &Out) -> Result<
         out.answer(&json!({ "event": "stopped" }), "")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What asks a node to stop: Ctrl-C, SIGTERM, and the end of the terminal it was started in.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// None if whoever started it, such as nohup, wants it to survive the terminal.
+    hangup: Option<Signal>,
+}
+
+impl StopSignals {
+    fn listen() -> Result<Self, Failure> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
+        })
+    }
+
+    async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => drop(hangup.recv().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            () = hangup => {}
+        }
+    }
+}
+
+/// Whether SIGHUP was ignored when the process began, as far as the system tells it.
+fn hangup_is_ignored() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
+}
+
+/// SIGHUP is signal 1, the lowest bit of the mask (proc(5)).
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_started_with_nohup_outlives_its_terminal() {
+        assert!(ignores_hangup("Name:\tghostd\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangup("Name:\tghostd\nSigIgn:\t0000000000001000\n"));
+        assert!(!ignores_hangup("Name:\tghostd\n"));
+    }
 }

@@ -7,14 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Globals,
-    connect::{block_ref_json, block_ref_text, connect, peer_text},
-    output::{Failure, Out, bytes_for_people, duration_for_people},
+    connect::{ask, block_ref_json, block_ref_text, peer_text},
+    output::{Failure, Out, bytes_for_people, count_for_people, duration_for_people},
 };
 
 pub(super) async fn run(globals: &Globals, out: &Out) -> Result<ExitCode, Failure> {
-    let connected = connect(globals).await?;
-    let status = connected.client.status().await?;
-    connected.client.close().await;
+    let status = ask(globals, async |node| Ok(node.client.status().await?)).await?;
     out.answer(&to_json(&status), to_text(&status))
 }
 
@@ -111,8 +109,8 @@ fn to_text(status: &message::Status) -> String {
     line(
         "mempool",
         format!(
-            "{} transactions, {}, {} of them parked; gas price from {}",
-            mempool.count,
+            "{}, {} with what is kept beside them, {} parked; gas price from {}",
+            count_for_people(mempool.count, "transaction"),
             bytes_for_people(mempool.bytes),
             mempool.parked,
             mempool.gas_price_min
@@ -146,7 +144,7 @@ fn to_text(status: &message::Status) -> String {
             ),
         );
     }
-    line("included", format!("{} transactions", status.included_total));
+    line("included", count_for_people(status.included_total, "transaction"));
     line("role", status.authority.map_or("follower".into(), |index| format!("authority {index}")));
     line("uptime", duration_for_people(status.uptime_ms));
     line("memory", bytes_for_people(status.rss_bytes));

@@ -23,7 +23,8 @@ fn every_command_of_the_contract_parses() {
         format!("ghostd run --home a --peer /ip4/127.0.0.1/udp/1/quic-v1/p2p/{peer}"),
         "ghostd status --json".into(),
         "ghostd --home a status".into(),
-        "ghostd status --node /ip4/127.0.0.1/udp/4001/quic-v1".into(),
+        format!("ghostd status --node /ip4/127.0.0.1/udp/4001/quic-v1/p2p/{peer}"),
+        format!("ghostd status --node /dns4/example.org/udp/4001/quic-v1/p2p/{peer}"),
         "ghostd peers".into(),
         "ghostd peers list --json".into(),
         format!("ghostd peers add /ip4/127.0.0.1/udp/1/quic-v1/p2p/{peer}"),
@@ -75,6 +76,19 @@ fn wrong_usage_exits_with_2_and_help_with_0() {
         "ghostd account new ../../evil".into(),
         "ghostd account new a --out b".into(),
         "ghostd status --node nowhere".into(),
+        "ghostd status --node /ip4/127.0.0.1/udp/4001/quic-v1".into(),
+        "ghostd status --timeout 0".into(),
+        "ghostd status --log a=b=c".into(),
+        "ghostd init --home c --listen /ip4/1.2.3.4/tcp/4".into(),
+        "ghostd init --chain-name=".into(),
+        format!("ghostd init --chain-name {}", "n".repeat(65)),
+        "ghostd run --listen /ip4/1.2.3.4/tcp/4".into(),
+        "ghostd run --listen /dns/example.org/udp/1/quic-v1".into(),
+        "ghostd run --log a=b=c".into(),
+        "ghostd run --peer /ip4/127.0.0.1/udp/1/quic-v1".into(),
+        "ghostd peers add /ip4/127.0.0.1/udp/1/quic-v1".into(),
+        "ghostd peers ban 12D3KooWGC6b4zqRu8WvfLmkKxqgLKhPSUexo7qsmwnPcNaKQdBq --for 0s".into(),
+        "ghostd peers ban 12D3KooWGC6b4zqRu8WvfLmkKxqgLKhPSUexo7qsmwnPcNaKQdBq --for 999ms".into(),
     ] {
         let error = parse(&line).expect_err(&line);
         assert_eq!(error.exit_code(), 2, "{line}: {error}");
@@ -82,6 +96,65 @@ fn wrong_usage_exits_with_2_and_help_with_0() {
     for line in ["ghostd --help", "ghostd tx send --help", "ghostd --version"] {
         assert_eq!(parse(line).unwrap_err().exit_code(), 0, "{line}");
     }
+}
+
+#[test]
+fn the_same_hint_whenever_an_address_does_not_say_whom_to_expect() {
+    let bare = "/ip4/127.0.0.1/udp/1/quic-v1";
+    for line in [
+        format!("ghostd run --peer {bare}"),
+        format!("ghostd peers add {bare}"),
+        format!("ghostd status --node {bare}"),
+    ] {
+        let error = parse(&line).expect_err(&line).to_string();
+        assert!(error.contains("end it with /p2p/ and the PeerId, as `ghostd status`"), "{line}: {error}");
+    }
+}
+
+#[test]
+fn who_gives_a_transfer_a_gas_limit_is_told_that_it_needs_none() {
+    let line = "ghostd tx send --to 0x00000000000000000000000000000000000000aa --gas 5";
+    let error = parse(line).unwrap_err();
+    assert_eq!(error.exit_code(), 2);
+    let error = error.to_string();
+    assert!(error.contains("a transfer takes exactly the gas") && !error.contains("similar"), "{error}");
+}
+
+#[test]
+fn help_shows_only_what_means_something_there() {
+    let help = |path: &[&str]| {
+        let mut command = command();
+        let mut at = &mut command;
+        for name in path {
+            at = at.find_subcommand_mut(name).unwrap();
+        }
+        at.render_long_help().to_string()
+    };
+    for path in [&["init"][..], &["run"], &["account"], &["account", "new"], &["peers", "export"]] {
+        let help = help(path);
+        assert!(
+            !help.contains("--node") || path == ["init"] && !help.contains("--node <"),
+            "{path:?}: {help}"
+        );
+        assert!(!help.contains("--timeout") && help.contains("--home"), "{path:?}: {help}");
+    }
+    assert!(!help(&["completions"]).contains("--json"));
+    for path in [&["status"][..], &["peers", "list"], &["tx", "send"], &["doctor"]] {
+        let help = help(path);
+        assert!(help.contains("--node") && help.contains("--timeout") && help.contains("--json"), "{path:?}");
+    }
+    // Hidden is not refused: scripts give the same flags to all, before the command or behind it.
+    let peer = "12D3KooWGC6b4zqRu8WvfLmkKxqgLKhPSUexo7qsmwnPcNaKQdBq";
+    for line in [
+        format!("ghostd account list --node /ip4/127.0.0.1/udp/1/quic-v1/p2p/{peer} --timeout 3s --json"),
+        format!("ghostd --node /ip4/127.0.0.1/udp/1/quic-v1/p2p/{peer} --json status"),
+    ] {
+        let matches = command().try_get_matches_from(line.split(' ')).unwrap();
+        let cli = Cli::from_arg_matches(&matches).unwrap();
+        assert!(cli.globals.node.is_some() && cli.globals.json, "{line}");
+    }
+    let main = command().render_long_help().to_string();
+    assert!(main.contains("one multiaddr a line") && main.contains("head -n 1 a/address"), "{main}");
 }
 
 #[test]
@@ -107,6 +180,8 @@ fn durations_are_written_with_units() {
     for bad in ["", "s", "5 parsecs", "-1s", "1e99h", "..s"] {
         assert!(parse_duration(bad).is_err(), "{bad}");
     }
+    assert!(parse_duration("5 parsecs").unwrap_err().contains("a number of seconds, or"));
+    assert!(parse_patience("0ms").is_err() && parse_patience("1ms").is_ok());
 }
 
 #[test]

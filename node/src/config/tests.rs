@@ -8,6 +8,32 @@ fn from_text(text: &str) -> Result<Config, ConfigError> {
     layers.finish()
 }
 
+const PEER: &str = "12D3KooWGC6b4zqRu8WvfLmkKxqgLKhPSUexo7qsmwnPcNaKQdBq";
+
+#[test]
+fn what_a_node_would_refuse_to_start_with_is_no_sound_setting() {
+    let good = "/ip4/1.2.3.4/udp/4001/quic-v1";
+    for (text, expected) in [
+        (
+            "[network]\nlisten = [\"/ip4/1.2.3.4/tcp/4\"]".into(),
+            "`network.listen`: /ip4/1.2.3.4/tcp/4 is nothing",
+        ),
+        ("[network]\nlisten = [\"/dns/example.org/udp/1/quic-v1\"]".into(), "nothing to listen on"),
+        (format!("[network]\npeers = [\"{good}\"]"), "does not say whom to expect there: end it with /p2p/"),
+        (format!("[network]\nseeds = [\"{good}\"]"), "`network.seeds`: /ip4/1.2.3.4"),
+        (format!("[network]\npeers = [\"/ip4/1.2.3.4/tcp/4/p2p/{PEER}\"]"), "is none of /ip4"),
+        ("[network]\nexternal_address = \"/ip4/0.0.0.0/udp/4001/quic-v1\"".into(), "cannot be dialled"),
+        ("[log]\nfilter = \"xx=yy=zz\"".into(), "`log.filter`: log filter `xx=yy=zz`"),
+    ] {
+        let error = from_text(&text).unwrap_err().to_string();
+        assert!(error.starts_with("config.toml:2: ") && error.contains(expected), "{error}");
+    }
+    let text = format!(
+        "[network]\nlisten = [\"{good}\"]\npeers = [\"{good}/p2p/{PEER}\"]\nexternal_address = \"{good}\""
+    );
+    assert_eq!(from_text(&text).unwrap().network.peers.len(), 1);
+}
+
 fn from_environment(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Layers::new().environment(variables)?.finish()
@@ -86,7 +112,9 @@ fn later_layers_win() {
     layers
         .text(
             Path::new("c"),
-            "[network]\ninbound_max = 1\noutbound_max = 2\npeers = [\"/ip4/1.2.3.4/udp/5/quic-v1\"]",
+            &format!(
+                "[network]\ninbound_max = 1\noutbound_max = 2\npeers = [\"/ip4/1.2.3.4/udp/5/quic-v1/p2p/{PEER}\"]"
+            ),
         )
         .unwrap();
     let config = layers
@@ -95,7 +123,7 @@ fn later_layers_win() {
             ("GHOSTD_LOG".into(), "debug".into()),
         ])
         .unwrap()
-        .flag_items("--peer", "network.peers", ["/ip4/5.6.7.8/udp/9/quic-v1".to_owned()])
+        .flag_items("--peer", "network.peers", [format!("/ip4/5.6.7.8/udp/9/quic-v1/p2p/{PEER}")])
         .unwrap()
         .flag("--log", "log.filter", "trace")
         .unwrap()

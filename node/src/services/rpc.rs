@@ -348,8 +348,10 @@ impl Rpc {
         let now = Instant::now().into_std();
         let pool = self.pool.lock().expect("no code panics while it holds the pool");
         let status = pool.status(now);
-        let transactions = pool
-            .pending((limit as usize).min(RPC_ROWS_MAX))
+        let limit = (limit as usize).min(RPC_ROWS_MAX);
+        let mut rows = pool.pending(limit);
+        rows.extend(pool.parked(limit - rows.len()));
+        let transactions = rows
             .into_iter()
             .map(|pending| message::PendingTransaction {
                 id: Bytes::copy_from_slice(&pending.tx.id().0),
@@ -358,6 +360,7 @@ impl Rpc {
                 gas_price: pending.tx.body().gas_price,
                 bytes: pending.tx.bytes().len() as u32,
                 age_ms: now.saturating_duration_since(pending.arrived).as_millis() as u64,
+                waits_for_nonce: pending.waits_for,
             })
             .collect();
         message::PendingAnswer { count: status.count as u64, bytes: status.bytes as u64, transactions }

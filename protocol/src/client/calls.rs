@@ -82,7 +82,7 @@ macro_rules! calls {
             expect_answer!(self.ask(&request.to_frame()).await?.frame, AccountAnswer)
         }
 
-        /// Pending transactions, best price first.
+        /// Pending transactions: those a block can take now, best price first, then parked ones.
         pub async fn pending(&self, limit: u32) -> Result<message::PendingAnswer, CallError> {
             expect_answer!(self.ask(&message::PendingRequest { limit }.to_frame()).await?.frame, PendingAnswer)
         }

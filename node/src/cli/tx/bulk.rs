@@ -6,6 +6,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, IsTerminal, Read, Write},
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -23,8 +24,8 @@ use tokio::time;
 use super::send::{SendArgs, Sender, payload_hex, wait_included};
 use crate::cli::{
     Globals,
-    connect::{busy_pause, connect},
-    output::{Failure, Out},
+    connect::{Connected, ask, busy_pause},
+    output::{Failure, Out, count_for_people},
 };
 
 /// Batches that are signed ahead: 2 × 256 KiB.
@@ -50,8 +51,18 @@ pub(super) async fn run(globals: &Globals, args: &SendArgs, out: &Out) -> Result
     let path = args.payloads.clone().ok_or_else(|| Failure::usage("--payloads FILE is needed"))?;
     let file = File::open(&path)
         .map_err(|error| Failure::new(format!("cannot read {}: {error}", path.display())))?;
-    let connected = connect(globals).await?;
-    let mut sender = Sender::prepare(&connected, args).await?;
+    ask(globals, async |node| send_lines(node, args, path, file, out).await).await
+}
+
+async fn send_lines(
+    node: &Connected,
+    args: &SendArgs,
+    path: PathBuf,
+    file: File,
+    out: &Out,
+) -> Result<ExitCode, Failure> {
+    let mut sender = Sender::prepare(node, args).await?;
+    let shown = path.display().to_string();
     let (to, value) = (args.to.unwrap_or_else(|| sender.key.address()), args.value);
     let (ahead, mut batches) = tokio::sync::mpsc::channel(BATCHES_AHEAD);
     let signing = tokio::task::spawn_blocking(move || -> Result<(), Failure> {
@@ -77,7 +88,7 @@ pub(super) async fn run(globals: &Globals, args: &SendArgs, out: &Out) -> Result
     let mut last = None;
     let started = Instant::now();
     while let Some(lines) = batches.recv().await {
-        submit_all(&connected.client, &lines).await?;
+        submit_all(&node.client, &lines).await?;
         for line in &lines {
             let id = line.tx.id();
             out.answer(
@@ -98,11 +109,15 @@ pub(super) async fn run(globals: &Globals, args: &SendArgs, out: &Out) -> Result
     }
     if let (true, Some(id)) = (args.wait, last) {
         // The nonces are in order, so the last one is included after all others.
-        wait_included(&connected.client, id, args.wait_timeout).await?;
+        wait_included(&node.client, id, args.wait_timeout).await?;
     }
-    connected.client.close().await;
+    if sent == 0 {
+        return Err(Failure::usage(format!("{shown} holds no payload"))
+            .hint("each line is one, in hex; empty lines and lines that start with # are skipped"));
+    }
     out.remark(format!(
-        "{sent} transactions with {payload_bytes} bytes of payload {} in {:.1} s",
+        "{} with {payload_bytes} bytes of payload {} in {:.1} s",
+        count_for_people(sent as u64, "transaction"),
         if args.wait { "included" } else { "accepted" },
         started.elapsed().as_secs_f64()
     ));

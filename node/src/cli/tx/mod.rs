@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::{
     Globals,
-    connect::{block_ref_json, block_ref_text, connect},
-    output::{Failure, Out, Table, bytes_for_people, duration_for_people},
+    connect::{ask, block_ref_json, block_ref_text},
+    output::{Failure, Out, Table, bytes_for_people, count_for_people, duration_for_people},
 };
 
 const EXAMPLES: &str = "\
@@ -37,7 +37,7 @@ enum TxCommand {
     Send(send::SendArgs),
     /// What became of a transaction
     Get(GetArgs),
-    /// Transactions that wait for a block, best price first
+    /// Transactions that wait: those a block can take now, best price first, then those parked for a nonce
     Pending {
         /// How many to list
         #[arg(long, value_name = "N", default_value_t = 100,
@@ -205,9 +205,7 @@ fn receipt_json(receipt: &Receipt) -> Value {
 }
 
 async fn get(globals: &Globals, args: &GetArgs, out: &Out) -> Result<ExitCode, Failure> {
-    let connected = connect(globals).await?;
-    let answer = connected.client.transaction(args.id).await?;
-    connected.client.close().await;
+    let answer = ask(globals, async |node| Ok(node.client.transaction(args.id).await?)).await?;
     let Some(answer) = answer else {
         return Err(Failure::new(format!("this node knows no transaction {}", args.id)).hint(
             "it may be on its way, or have been dropped: ask again, ask another node, or send it again",
@@ -227,27 +225,80 @@ async fn get(globals: &Globals, args: &GetArgs, out: &Out) -> Result<ExitCode, F
 }
 
 async fn pending(globals: &Globals, limit: u32, out: &Out) -> Result<ExitCode, Failure> {
-    let connected = connect(globals).await?;
-    let answer = connected.client.pending(limit).await?;
-    connected.client.close().await;
-    let mut table = Table::new(["ID", "SENDER", "NONCE", "GAS PRICE", "SIZE", "AGE"]);
-    let mut rows = Vec::new();
+    let answer = ask(globals, async |node| Ok(node.client.pending(limit).await?)).await?;
+    out.answer(&pending_json(&answer), pending_text(&answer))
+}
+
+fn pending_json(answer: &message::PendingAnswer) -> Value {
+    let rows: Vec<Value> = answer
+        .transactions
+        .iter()
+        .map(|tx| {
+            json!({
+                "id": hex::encode(&tx.id), "sender": sender_text(tx), "nonce": tx.nonce,
+                "gas_price": tx.gas_price, "bytes": tx.bytes, "age_ms": tx.age_ms,
+                "state": if tx.waits_for_nonce.is_some() { "parked" } else { "ready" },
+                "waits_for_nonce": tx.waits_for_nonce,
+            })
+        })
+        .collect();
+    json!({ "count": answer.count, "bytes": answer.bytes, "transactions": rows })
+}
+
+fn pending_text(answer: &message::PendingAnswer) -> String {
+    let verb = if answer.count == 1 { "waits" } else { "wait" };
+    // What a transaction counts for in the mempool is more than its own bytes, which its row shows.
+    let heading = match answer.count {
+        0 => "no transaction waits".to_owned(),
+        count => format!(
+            "{} {verb} and {} {} of the mempool",
+            count_for_people(count, "transaction"),
+            if count == 1 { "takes" } else { "take" },
+            bytes_for_people(answer.bytes)
+        ),
+    };
+    if answer.transactions.is_empty() {
+        return heading;
+    }
+    let mut table = Table::new(["ID", "SENDER", "NONCE", "GAS PRICE", "SIZE", "AGE", "STATE"]);
     for tx in &answer.transactions {
-        let sender = format!("0x{}", hex::encode(&tx.sender));
-        rows.push(json!({
-            "id": hex::encode(&tx.id), "sender": sender, "nonce": tx.nonce, "gas_price": tx.gas_price,
-            "bytes": tx.bytes, "age_ms": tx.age_ms,
-        }));
         table.row([
             hex::encode(&tx.id),
-            sender,
+            sender_text(tx),
             tx.nonce.to_string(),
             tx.gas_price.to_string(),
             bytes_for_people(tx.bytes.into()),
             duration_for_people(tx.age_ms),
+            tx.waits_for_nonce
+                .map_or_else(|| "ready".into(), |nonce| format!("parked: waits for nonce {nonce}")),
         ]);
     }
-    let heading = format!("{} transactions wait, {}", answer.count, bytes_for_people(answer.bytes));
-    let text = if rows.is_empty() { heading } else { format!("{heading}; {} shown\n{table}", rows.len()) };
-    out.answer(&json!({ "count": answer.count, "bytes": answer.bytes, "transactions": rows }), text)
+    format!("{heading}; {} shown\n{table}", answer.transactions.len())
+}
+
+fn sender_text(tx: &message::PendingTransaction) -> String {
+    format!("0x{}", hex::encode(&tx.sender))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(waits_for_nonce: Option<u64>) -> message::PendingAnswer {
+        let tx = message::PendingTransaction { nonce: 5, bytes: 167, waits_for_nonce, ..Default::default() };
+        message::PendingAnswer { count: 1, bytes: 1_191, transactions: vec![tx] }
+    }
+
+    #[test]
+    fn a_parked_transaction_is_shown_with_the_nonce_it_waits_for() {
+        let text = pending_text(&answer(Some(1)));
+        assert!(text.starts_with("1 transaction waits and takes 1.2 KiB of the mempool; 1 shown"), "{text}");
+        assert!(text.contains("167 B") && text.contains("parked: waits for nonce 1"), "{text}");
+        let row = &pending_json(&answer(Some(1)))["transactions"][0];
+        assert_eq!((&row["state"], &row["waits_for_nonce"]), (&json!("parked"), &json!(1)));
+        let row = &pending_json(&answer(None))["transactions"][0];
+        assert_eq!((&row["state"], &row["waits_for_nonce"]), (&json!("ready"), &Value::Null));
+        assert!(pending_text(&answer(None)).contains("ready"));
+        assert_eq!(pending_text(&message::PendingAnswer::default()), "no transaction waits");
+    }
 }

@@ -15,8 +15,8 @@ use crate::{
     cli::{
         Globals,
         account::signing_key,
-        connect::{Connected, connect},
-        output::{Failure, Out},
+        connect::{Connected, ask},
+        output::{Failure, Out, duration_for_people},
         parse_duration,
     },
     engine::gas_of_payload,
@@ -58,6 +58,9 @@ pub struct SendArgs {
     /// Base units for each unit of gas [default: the least the node takes now]
     #[arg(long, value_name = "N")]
     gas_price: Option<u64>,
+    /// Not taken: a transfer needs exactly the gas that its payload costs.
+    #[arg(long, value_name = "N", hide = true, value_parser = no_gas)]
+    gas: Option<u64>,
     /// The sender's nonce [default: the next one, those that wait counted]
     #[arg(long, value_name = "N")]
     nonce: Option<u64>,
@@ -99,6 +102,11 @@ impl SendArgs {
 
 pub(super) fn payload_hex(text: &str) -> Result<Bytes, String> {
     hex::decode(text.strip_prefix("0x").unwrap_or(text)).map(Bytes::from).map_err(|error| error.to_string())
+}
+
+/// Who gives a limit, as other chains want one, is told that none is needed.
+fn no_gas(_text: &str) -> Result<u64, String> {
+    Err("a transfer takes exactly the gas that its payload costs, so none is given; --gas-price is what each unit of it costs".into())
 }
 
 /// Everything that the transactions of one sender have in common.
@@ -177,27 +185,50 @@ pub(super) async fn run(globals: &Globals, args: &SendArgs, out: &Out) -> Result
         (None, Some(path)) => read_payload(path)?,
         (None, None) => Bytes::new(),
     };
-    let connected = connect(globals).await?;
-    let mut sender = Sender::prepare(&connected, args).await?;
+    ask(globals, async |node| submit(node, args, payload, out).await).await
+}
+
+async fn submit(node: &Connected, args: &SendArgs, payload: Bytes, out: &Out) -> Result<ExitCode, Failure> {
+    let mut sender = Sender::prepare(node, args).await?;
     let to = args.to.ok_or_else(|| Failure::usage("--to ADDRESS is needed"))?;
     let nonce = sender.nonce;
     let tx = sender.transfer(to, args.value, payload)?;
-    let results = connected.client.submit_with(vec![tx.bytes().clone()], args.privacy.into()).await?;
+    let results = node.client.submit_with(vec![tx.bytes().clone()], args.privacy.into()).await?;
     let result =
         results.first().ok_or_else(|| Failure::new("the node answered nothing").hint("ask another node"))?;
     if !result.accepted {
         return Err(Failure::new(format!("refused ({}): {}", result.reason, result.message)));
     }
     let id = tx.id();
+    let waits_for = waits_for_nonce(&node.client, args, tx.sender(), nonce).await;
+    if let Some(missing) = waits_for {
+        out.remark(format!(
+            "accepted and parked: nonce {nonce} waits for nonce {missing}; it is dropped if that does not come within ten minutes"
+        ));
+    }
     if !args.wait {
-        connected.client.close().await;
-        let value = json!({ "id": id.to_string(), "sender": tx.sender().to_string(), "nonce": nonce, "accepted": true });
-        out.remark(format!("accepted; to see what becomes of it: ghostd tx get {id}"));
+        let value = json!({
+            "id": id.to_string(), "sender": tx.sender().to_string(), "nonce": nonce, "accepted": true,
+            "waits_for_nonce": waits_for,
+        });
+        if waits_for.is_none() {
+            out.remark(format!("accepted; to see what becomes of it: ghostd tx get {id}"));
+        }
         return out.answer(&value, id);
     }
-    let shown = wait_included(&connected.client, id, args.wait_timeout).await?;
-    connected.client.close().await;
+    let shown = wait_included(&node.client, id, args.wait_timeout).await?;
     out.answer(&shown.to_json(), shown.to_text())
+}
+
+/// The earlier nonce that an accepted transaction waits for, if it does. Only a nonce that was chosen can
+/// leave a gap, and what goes by a stem is in no mempool yet.
+async fn waits_for_nonce(client: &Client, args: &SendArgs, sender: Address, nonce: u64) -> Option<u64> {
+    if args.nonce.is_none() || args.privacy == Privacy::Stem {
+        return None;
+    }
+    // It is accepted, whether or not this is answered.
+    let next = client.account(sender).await.ok()?.next_nonce;
+    (next < nonce).then_some(next)
 }
 
 fn read_payload(path: &PathBuf) -> Result<Bytes, Failure> {
@@ -228,16 +259,26 @@ pub(in crate::cli) async fn wait_included(
                 return Shown::check(id, answer);
             }
             if heads.next().await?.is_none() {
-                return Err(Failure::new("the node stopped telling its heads")
-                    .hint("see whether it runs: ghostd status"));
+                return Err(Failure::new("the node stopped telling its heads"));
             }
         }
     };
-    tokio::time::timeout(patience, look).await.unwrap_or_else(|_| {
-        Err(Failure::new(format!("{id} was accepted, and is in no block after {} s", patience.as_secs())).hint(
-            "it may still come: ghostd tx get ID; see whether the head advances and what others pay: ghostd status",
+    match tokio::time::timeout(patience, look).await {
+        Ok(Ok(shown)) => Ok(shown),
+        Ok(Err(failure)) => Err(Failure::new(format!("{id} was accepted, and then: {}", failure.text()))
+            .hint(format!(
+                "see whether the node runs (ghostd status), and then what became of it: ghostd tx get {id}"
+            ))
+            .with("id", id.to_string())),
+        Err(_) => Err(Failure::new(format!(
+            "{id} was accepted, and is in no block after {}",
+            duration_for_people(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX))
         ))
-    })
+        .hint(format!(
+            "it may still come: ghostd tx get {id}; see whether the head advances and what others pay: ghostd status"
+        ))
+        .with("id", id.to_string())),
+    }
 }
 
 #[cfg(test)]

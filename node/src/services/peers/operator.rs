@@ -21,6 +21,9 @@ impl Running {
             What::Add(address) => {
                 let address: Multiaddr = address.parse().map_err(|error| format!("{address}: {error}"))?;
                 let added = static_peer(&address)?;
+                if added.peer == Some(self.service.overlay.peer_id()) {
+                    return Err(format!("{address} is this node itself"));
+                }
                 self.input(Input::AddStatic(added));
                 format!("{address} is dialled from now on, until the node stops")
             }
