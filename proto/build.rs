@@ -8,6 +8,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={}", Path::new(file).display());
     }
     let descriptors = protox::compile(files, ["schema"])?;
-    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    // A frame is as large as the largest message: what is long and rare stands apart.
+    let boxed = [".ghost.v1.Status.relay", ".ghost.v1.Status.reachability"];
+    let mut config = prost_build::Config::new();
+    boxed.iter().for_each(|field| {
+        config.boxed(field);
+    });
+    config.bytes(["."]).compile_fds(descriptors)?;
     Ok(())
 }

@@ -662,7 +662,8 @@ mod tests {
     #[test]
     fn what_peers_found_out_by_dialling_counts_more_than_who_dialled() {
         let reach = |state: &str| {
-            let reachability = Some(message::Reachability { state: state.into(), detail: "at …".into() });
+            let reachability = message::Reachability { state: state.into(), detail: "at …".into() };
+            let reachability = Some(Box::new(reachability));
             let status = message::Status { reachability, alarms: vec!["alone".into()], ..Default::default() };
             let checks = node(&status, Duration::ZERO);
             assert!(checks.iter().any(|check| check.name == "eclipse" && check.verdict == Verdict::Warning));

@@ -161,10 +161,10 @@ prop_compose! {
             slot_ms: numbers[4], included_total: numbers[5],
             refusals: refusals.into_iter().map(|(name, count)| m::Count { name, count }).collect(),
             reachability: (!texts.2.is_empty())
-                .then(|| m::Reachability { state: texts.2.clone(), detail: texts.2.clone() }),
+                .then(|| Box::new(m::Reachability { state: texts.2.clone(), detail: texts.2.clone() })),
             alarms: vec![texts.2.clone(); 2],
             external_address: texts.2,
-            relay: relay.map(relay_status),
+            relay: relay.map(relay_status).map(Box::new),
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn node_peers(status: &message::Status) -> u32 {
 fn to_json(status: &message::Status) -> Value {
     let sync = status.sync.unwrap_or_default();
     let mempool = status.mempool.unwrap_or_default();
-    let relay = status.relay.unwrap_or_default();
+    let relay = status.relay.clone().unwrap_or_default();
     let peers: Vec<Value> = status
         .peers
         .iter()
@@ -116,7 +116,7 @@ fn to_text(status: &message::Status) -> String {
             mempool.gas_price_min
         ),
     );
-    let relay = status.relay.unwrap_or_default();
+    let relay = status.relay.clone().unwrap_or_default();
     if relay.transactions + relay.duplicates > 0 {
         let copies = (relay.transactions + relay.duplicates) as f64 / relay.transactions.max(1) as f64;
         let all = (relay.bytes_useful + relay.bytes_other).max(1);

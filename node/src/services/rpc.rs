@@ -294,8 +294,8 @@ impl Rpc {
                 true => self.peer_book.seen_at().unwrap_or_default(),
                 false => self.external.clone(),
             },
-            relay: Some(relay_status(&self.relay.borrow())),
-            reachability: Some(self.peer_book.reachability()),
+            relay: Some(Box::new(relay_status(&self.relay.borrow()))),
+            reachability: Some(Box::new(self.peer_book.reachability())),
             alarms: self.peer_book.alarms(),
         }
     }

@@ -201,7 +201,7 @@ impl CoreNode {
         {
             self.last_vote = Some(own.vote);
             self.gossip(&Message::Vote(own.vote), None);
-            self.finality_changed(own.finality)?;
+            self.changed(own.finality)?;
         }
         Ok(())
     }
@@ -393,15 +393,16 @@ impl CoreNode {
                         None => return Ok(HeadersVerdict::UnknownParent),
                     }
                 }
-                Err(HeaderError::BelowFinality { .. } | HeaderError::FromFuture { .. }) => {
-                    return Ok(HeadersVerdict::Ignore);
+                Err(HeaderError::BelowFinality { .. }) => return Ok(HeadersVerdict::Ignore),
+                Err(HeaderError::FromFuture { .. }) => {
+                    return Ok(HeadersVerdict::Good { known, ahead: headers.len() - index });
                 }
                 Err(HeaderError::Store(error)) => return Err(error),
                 Err(error) if error.blame() == Blame::Nobody => {}
                 Err(_) => return Ok(HeadersVerdict::Invalid),
             }
         }
-        Ok(HeadersVerdict::Good { known })
+        Ok(HeadersVerdict::Good { known, ahead: 0 })
     }
 
     fn input(&mut self, input: Input) -> Result<(), Fatal> {
@@ -505,10 +506,7 @@ impl CoreNode {
     }
 
     fn imported(&mut self, imported: Imported) -> Result<(), Fatal> {
-        if let Some(change) = imported.head {
-            self.head_changed(change)?;
-        }
-        self.finality_changed(imported.finality)
+        self.changed(imported.change)
     }
 
     fn propose(&mut self) -> Result<(), Fatal> {
@@ -537,13 +535,13 @@ impl CoreNode {
         if matches!(outcome.verdict, VoteVerdict::Added(_) | VoteVerdict::Equivocates(_)) {
             self.gossip(&Message::Vote(vote), Some(peer));
         }
-        self.finality_changed(outcome.finality)
+        self.changed(outcome.finality)
     }
 
     fn certificate(&mut self, certificate: &FinalityCertificate) -> Result<CertificateOutcome, Fatal> {
         let outcome = self.chain.on_certificate(certificate)?;
         if let CertificateOutcome::Followed(change) = &outcome {
-            self.finality_changed(change.as_ref().clone())?;
+            self.changed(change.as_ref().clone())?;
         }
         Ok(outcome)
     }
@@ -553,7 +551,7 @@ impl CoreNode {
         self.out.extend(others.map(|peer| (*peer, message.clone())));
     }
 
-    fn finality_changed(&mut self, change: FinalityChange) -> Result<(), Fatal> {
+    fn changed(&mut self, change: FinalityChange) -> Result<(), Fatal> {
         change.head.map_or(Ok(()), |head| self.head_changed(head))
     }
 
