@@ -4,7 +4,7 @@
 //! - [`up`]: the processes, the live table and `testnet up`.
 //! - [`traffic`]: transfers at a steady pace, and when each was seen in a block.
 //! - [`report`]: what happened, counted by reading it from every node.
-//! - [`drill`]: `testnet restart-drill`. [`payloads`]: `testnet payloads`.
+//! - [`soak`]: `testnet soak`. [`drill`]: `testnet restart-drill`. [`payloads`]: `testnet payloads`.
 //! - [`sim`]: a network in memory and virtual time, for real sessions and nodes.
 //! - [`scenario`]: what a network meets and what must hold, in files: `testnet sim`.
 //! - [`adversary`]: peers that speak the protocol and mean harm.
@@ -18,6 +18,7 @@ pub mod payloads;
 pub mod report;
 pub mod scenario;
 pub mod sim;
+pub mod soak;
 pub mod stop;
 pub mod traffic;
 pub mod up;

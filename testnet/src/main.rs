@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ghost_node::cli::output::{Failure, Out};
-use ghost_testnet::{bench, drill, payloads, scenario, stop::Stop, up};
+use ghost_testnet::{bench, drill, payloads, scenario, soak, stop::Stop, up};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,6 +33,8 @@ enum Command {
     Sim(scenario::SimArgs),
     /// The scenarios that ship with this program
     List(scenario::ListArgs),
+    /// Run a network for long, with nodes that die and come back, and see that nothing grows
+    Soak(soak::SoakArgs),
     /// Kill nodes without warning, start them again, and see that nothing acknowledged is lost
     RestartDrill(drill::DrillArgs),
     /// Send payloads of real-chain sizes through one node and read them back from another
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     let json = match &cli.command {
         Command::Up(args) => args.json,
         Command::Sim(args) => args.json,
+        Command::Soak(args) => args.json,
         Command::List(args) => args.json,
         Command::RestartDrill(args) => args.json,
         Command::Payloads(args) => args.json,
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         let stop = Stop::listen()?;
         match cli.command {
             Command::Up(args) => up::run(&args, &out, &stop).await,
+            Command::Soak(args) => soak::run(&args, &out, &stop).await,
             Command::RestartDrill(args) => drill::run(&args, &out, &stop).await,
             Command::Payloads(args) => payloads::run(&args, &out, &stop).await,
             Command::Bench(_) | Command::Sim(_) | Command::List(_) => Ok(ExitCode::SUCCESS),
@@ -120,6 +124,8 @@ mod tests {
             "testnet sim my.toml --seed 7 --backend cores --json",
             "testnet sim one-falls --real",
             "testnet list --json",
+            "testnet soak",
+            "testnet soak --for 2h --churn 1m --adversary liar --json",
             "testnet bench all --json",
             "testnet bench handshakes --runs 3",
         ] {
@@ -141,6 +147,7 @@ mod tests {
             "testnet restart-drill --tries 0",
             "testnet restart-drill --nodes 1",
             "testnet sim",
+            "testnet soak --nodes 1",
             "testnet sim a --backend clouds",
             "testnet sim a --real --backend nodes",
             "testnet bench everything",

@@ -632,7 +632,7 @@ mod tests {
     fn keys_that_mean_nothing_are_refused_with_their_line() {
         assert!(Scenario::parse(LEAST).is_ok());
         let error = refused(&format!("{LEAST}\n[topology]\nnodez = 4\n"));
-        assert!(error.contains("nodez") && error.contains("line 7"), "{error}");
+        assert!(error.contains("nodez") && error.contains("line 8"), "{error}");
         assert!(refused(&LEAST.replace("seed", "sead")).contains("sead"));
         assert!(refused(&LEAST.replace("heads-agree", "all-is-well")).contains("all-is-well"));
         assert!(refused(&LEAST.replace("10s", "10 apples")).contains("such as 30s"));
