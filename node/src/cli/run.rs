@@ -50,7 +50,9 @@ pub(super) fn run(globals: &Globals, args: &RunArgs, out: &Out) -> Result<ExitCo
         let list: Vec<String> = args.listen.iter().map(ToString::to_string).collect();
         layers = layers.flag("--listen", "network.listen", list)?;
     }
-    layers = layers.flag_items("--peer", "network.peers", args.peer.iter().map(ToString::to_string))?;
+    if !args.peer.is_empty() {
+        layers = layers.flag_items("--peer", "network.peers", args.peer.iter().map(ToString::to_string))?;
+    }
     if let Some(filter) = &globals.log {
         layers = layers.flag("--log", "log.filter", filter.as_str())?;
     }
