@@ -231,15 +231,20 @@ fn payloads_come_back_byte_for_byte_from_another_node() {
 
 /// What `ghostd` says of a home's node.
 fn ghostd(command: &[&str], home: &Path) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_testnet"))
+    let mut child = Command::new(env!("CARGO_BIN_EXE_testnet"))
         .arg("__ghostd")
         .args(command)
         .args(["--json", "--home"])
         .arg(home)
-        // Run by this program it ends when its standard input does.
         .stdin(Stdio::piped())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
         .unwrap();
+    // Run by this program it ends when its standard input does.
+    let input = child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    drop(input);
     serde_json::from_slice(&output.stdout).unwrap_or_default()
 }
 
