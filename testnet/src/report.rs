@@ -13,7 +13,7 @@ use tokio::{task::JoinSet, time};
 
 use crate::{
     stop::Stop,
-    traffic::{Summary, Tracker},
+    traffic::{Reported, Summary, Tracker},
     up::table::statuses,
 };
 
@@ -84,14 +84,38 @@ pub struct PerNode {
     pub finalized: u64,
     /// Our transactions in its canonical blocks.
     pub included: u64,
+    /// How it ended, if it ended by itself: the figures are then those it told last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
 }
 
 impl Report {
+    /// Puts a node that ended by itself in its place, with what it told last.
+    pub fn add_ended(&mut self, index: usize, peer_id: String, last: &Reported, how: String) {
+        let node = PerNode {
+            peer_id,
+            height: last.head.map_or(0, |(height, _)| height),
+            peers: 0,
+            rss_mib: 0.0,
+            finalized: last.finalized,
+            included: 0,
+            ended: Some(how),
+        };
+        self.per_node.insert(index.min(self.per_node.len()), node);
+        self.nodes += 1;
+    }
+
     /// What did not go as it should; empty if all is well.
     pub fn complaints(&self) -> Vec<String> {
         let mut all = Vec::new();
+        for (index, node) in self.per_node.iter().enumerate() {
+            if let Some(how) = &node.ended {
+                all.push(format!("node {index} ended by itself ({how}); the other nodes went on without it"));
+            }
+        }
         if !self.heads_agree {
-            let heights: Vec<String> = self.per_node.iter().map(|node| node.height.to_string()).collect();
+            let running = self.per_node.iter().filter(|node| node.ended.is_none());
+            let heights: Vec<String> = running.map(|node| node.height.to_string()).collect();
             all.push(format!("the nodes do not agree on one head (heights {})", heights.join(" ")));
         }
         let missing = self.tx.submitted.saturating_sub(self.tx.rejected).saturating_sub(self.tx.included);
@@ -126,8 +150,12 @@ impl Report {
         );
         for (index, node) in self.per_node.iter().enumerate() {
             out += &format!(
-                "  node {index:<2} {}  height {}  peers {}  {:.0} MiB\n",
-                node.peer_id, node.height, node.peers, node.rss_mib
+                "  node {index:<2} {}  height {}  peers {}  {:.0} MiB{}\n",
+                node.peer_id,
+                node.height,
+                node.peers,
+                node.rss_mib,
+                node.ended.as_ref().map(|how| format!("  DOWN ({how})")).unwrap_or_default()
             );
         }
         out
@@ -253,6 +281,7 @@ pub async fn report(
                 rss_mib: (status.rss_bytes as f64 / 1_048_576.0 * 10.0).round() / 10.0,
                 finalized: status.finalized.as_ref().map_or(0, |block| block.height),
                 included: *included,
+                ended: None,
             }
         })
         .collect();
@@ -286,6 +315,7 @@ mod tests {
             rss_mib: 31.5,
             finalized: 28,
             included: 1_500,
+            ended: None,
         };
         Report {
             nodes: 2,
@@ -342,6 +372,18 @@ mod tests {
         report = sound();
         report.tx_height = 29;
         assert!(report.complaints()[0].ends_with("finality does not follow"));
+    }
+
+    #[test]
+    fn a_node_that_ended_is_named_and_its_height_is_no_disagreement() {
+        let mut report = sound();
+        report.per_node[1].ended = Some("signal: 9 (SIGKILL)".into());
+        let complaints = report.complaints();
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+        assert!(complaints[0].starts_with("node 1 ended by itself (signal: 9"), "{complaints:?}");
+        assert!(report.text().contains("DOWN (signal: 9 (SIGKILL))"));
+        let value = serde_json::to_value(&report).unwrap();
+        assert!(value["per_node"][0].get("ended").is_none() && value["per_node"][1]["ended"].is_string());
     }
 
     #[test]

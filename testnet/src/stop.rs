@@ -1,5 +1,11 @@
 //! Ctrl-C, SIGTERM and SIGHUP.
 
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
 use ghost_node::cli::output::Failure;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -11,12 +17,15 @@ use tokio::{
 #[derive(Debug, Clone)]
 pub struct Stop {
     asked: watch::Receiver<bool>,
+    leaves: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl Stop {
     /// Listens from now on. Must be called inside a tokio runtime.
     pub fn listen() -> Result<Self, Failure> {
         let (ask, asked) = watch::channel(false);
+        let leaves: Arc<Mutex<Option<PathBuf>>> = Arc::default();
+        let left = leaves.clone();
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -28,11 +37,24 @@ impl Stop {
                     _ = hangup.recv() => {}
                 }
                 if ask.send_replace(true) {
+                    // What the first signal would have cleaned up.
+                    if let Some(path) = left.lock().ok().and_then(|mut left| left.take())
+                        && path.exists()
+                    {
+                        let _ = writeln!(io::stderr(), "stopped at once; {} is left behind", path.display());
+                    }
                     std::process::exit(130);
                 }
             }
         });
-        Ok(Self { asked })
+        Ok(Self { asked, leaves })
+    }
+
+    /// What is left behind if a second signal ends the process at once; that is told then.
+    pub fn would_leave(&self, path: &Path) {
+        if let Ok(mut leaves) = self.leaves.lock() {
+            *leaves = Some(path.to_owned());
+        }
     }
 
     /// True once it was asked.

@@ -205,6 +205,37 @@ fn a_summary_comes_on_ctrl_c_too() {
 }
 
 #[test]
+fn a_node_that_is_killed_is_named_and_the_others_are_summed_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("net");
+    let mut child = testnet(&["up", "--slot-ms", "200", "--tps", "20", "--json"], &home).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut ports = Vec::new();
+    while ports.len() < 4 {
+        ports.extend(ports_in(&lines.next().expect("it ended before all nodes listened").unwrap()));
+    }
+    let victim = processes_of(&home.join("node-3"));
+    assert_eq!(victim.len(), 1, "{victim:?}");
+    kill_process(Pid::from_raw(victim[0].try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+    let noticed = lines.by_ref().map_while(Result::ok).find(|line| line.contains("ended by itself"));
+    assert!(noticed.is_some_and(|line| line.starts_with("node 3 ended by itself (signal: 9")));
+    let drain = thread::spawn(move || while lines.next().is_some() {});
+    assert!(child.try_wait().unwrap().is_none(), "the run ended with the node");
+    signal(&child, Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    drain.join().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    assert_eq!((&report["nodes"], &report["heads_agree"]), (&4.into(), &true.into()), "{report}");
+    let nodes = report["per_node"].as_array().unwrap();
+    assert_eq!(nodes.len(), 4);
+    assert!(nodes[3]["ended"].as_str().unwrap().contains('9'), "{report}");
+    assert!(nodes[..3].iter().all(|node| node.get("ended").is_none() && node["height"].as_u64() > Some(0)));
+    assert_free(&ports);
+    assert!(!home.exists());
+}
+
+#[test]
 fn scenario_30_killed_nodes_come_back_with_all_they_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let tries = rounds(2).to_string();

@@ -1,7 +1,7 @@
 //! What was sent, what became of it, and what each node reported.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Mutex, MutexGuard},
     time::Instant,
 };
@@ -47,6 +47,7 @@ struct Inner {
     highest: u64,
     latency_us: Histogram<u64>,
     reported: Vec<Reported>,
+    ended: BTreeSet<usize>,
 }
 
 /// The book of a run: shared by lanes and watchers.
@@ -98,6 +99,7 @@ impl Tracker {
             highest: 0,
             latency_us,
             reported: vec![Reported::default(); nodes],
+            ended: BTreeSet::new(),
         }))
     }
 
@@ -179,9 +181,16 @@ impl Tracker {
         taken
     }
 
-    /// Transfers a node took and has not shown in a block.
+    /// Transfers a node took and has not shown in a block. One that has ended shows no more.
     pub fn waiting(&self) -> usize {
-        self.inner().sent.values().filter(|sent| sent.accepted && !sent.seen).count()
+        let inner = self.inner();
+        let waits = |sent: &&Sent| sent.accepted && !sent.seen && !inner.ended.contains(&sent.node);
+        inner.sent.values().filter(waits).count()
+    }
+
+    /// A node has ended and does not come back.
+    pub fn node_ended(&self, node: usize) {
+        self.inner().ended.insert(node);
     }
 
     /// The bytes of all that was sent to a node and is not in a block of it, in the order they were sent:

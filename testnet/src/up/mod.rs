@@ -17,14 +17,18 @@ use ghost_node::cli::{
     output::{Failure, Out},
     parse_duration,
 };
-use ghost_proto::limits::{SLOT_MS_MAX, SLOT_MS_MIN};
+use ghost_proto::{
+    Multiaddr,
+    limits::{SLOT_MS_MAX, SLOT_MS_MIN},
+};
+use ghost_protocol::client::Client;
 use tokio::sync::watch;
 
 use crate::{
     genesis::{NODES_MAX, Plan, SEED_DEFAULT},
     report::{Report, report, settle},
     stop::Stop,
-    traffic::{Pace, TPS_MAX, Traffic, accounts_for, directory_of, lost_lane},
+    traffic::{Pace, TPS_MAX, Tracker, Traffic, accounts_for, directory_of, lost_lane},
 };
 use network::{Network, Topology};
 
@@ -36,17 +40,18 @@ Examples:
   testnet up --dir /tmp/net --keep              homes and logs stay there
   ghostd status --node ADDRESS                  with an address that is printed
 
-Without --for it runs until Ctrl-C, and sums up then. Exit code 1 if the heads do not agree at the end, or
+Without --for it runs until Ctrl-C, and sums up then. A node that ends by itself is marked as down, and the others go
+on. Exit code 1 if one did, or if the heads do not agree at the end, or
 an accepted transaction is not in a block of every node, or is not final.";
 
 /// `testnet up`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct UpArgs {
-    /// How many nodes; the first 16 propose and vote
+    /// How many nodes, at most 64; the first 16 propose and vote
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=i64::from(NODES_MAX)))]
     pub nodes: u16,
-    /// Transfers a second over all nodes
+    /// Transfers a second over all nodes, at most 20000
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=i64::from(TPS_MAX)))]
     pub tps: u32,
     /// Decides every key
@@ -91,6 +96,7 @@ pub async fn run(args: &UpArgs, out: &Out, stop: &Stop) -> Result<ExitCode, Fail
     let mut network = Network::prepare(plan, args.dir.as_deref(), args.keep, args.log.clone())?
         .with_topology(args.topology);
     let dir = network.dir().to_owned();
+    stop.would_leave(&dir);
     let result = live(args, &mut network, out, stop).await;
     // Whatever happened, no process is left behind.
     let killed = network.stop().await;
@@ -130,9 +136,9 @@ async fn live(
         let _ = writeln!(io::stderr(), "node {}  {}", node.index, addresses.join(" "));
     }
     let clients = network.connect_all().await?;
-    let (_directory, addresses) = watch::channel(directory_of(network.nodes()));
+    let (directory, addresses) = watch::channel(directory_of(network.nodes()));
     let pace = Pace { tps: args.tps, seed: args.seed, duration: args.duration };
-    let mut traffic = Traffic::start(pace, network.plan().senders(), network.genesis(), addresses);
+    let mut traffic = Traffic::start(pace, network.plan().senders(), network.genesis(), addresses.clone());
     let tracker = traffic.tracker.clone();
     let hostile = adversaries::start_all(network, &args.adversaries)?;
     let begun = Instant::now();
@@ -145,13 +151,21 @@ async fn live(
     let shown = async {
         match args.json {
             true => std::future::pending().await,
-            false => table::show(&clients, &tracker).await,
+            false => table::show(&clients, &tracker, &addresses).await,
+        }
+    };
+    let watched = async {
+        loop {
+            let index = network.next_ended().await;
+            if let Some(failure) = note_ended(network, index, &tracker, &directory) {
+                return failure;
+            }
         }
     };
     tokio::select! {
         () = over => {}
         () = shown => {}
-        failure = network.watch() => return Err(failure),
+        failure = watched => return Err(failure),
     }
     for line in adversaries::deeds(&hostile) {
         out.remark(line);
@@ -161,9 +175,21 @@ async fn live(
     traffic.stop_lanes().await;
     let traffic_time = begun.elapsed();
     out.remark("traffic ended; waiting until everything is in blocks and final");
-    let moment = tokio::select! {
-        moment = settle(&clients, &tracker, args.slot_ms, Some(stop)) => moment,
-        failure = network.watch() => return Err(failure),
+    let (running, moment) = loop {
+        let running: Vec<Client> = network
+            .nodes()
+            .iter()
+            .zip(&clients)
+            .filter(|(node, _)| node.ended.is_none())
+            .map(|(_, client)| client.clone())
+            .collect();
+        let ended = tokio::select! {
+            moment = settle(&running, &tracker, args.slot_ms, Some(stop)) => break (running, moment),
+            ended = network.next_ended() => ended,
+        };
+        if let Some(failure) = note_ended(network, ended, &tracker, &directory) {
+            return Err(failure);
+        }
     };
     let tracker = traffic.finish().await;
     let summary = tracker.summary();
@@ -173,5 +199,38 @@ async fn live(
     if summary.rejected > 0 {
         out.remark(format!("refused: {}", summary.reasons_text()));
     }
-    report(&clients, &moment, &summary, &tracker.accepted_ids(), traffic_time).await.map(Some)
+    let mut report = report(&running, &moment, &summary, &tracker.accepted_ids(), traffic_time).await?;
+    for node in network.nodes() {
+        if let Some(how) = &node.ended {
+            let last = tracker.take_reported(node.index);
+            report.add_ended(node.index, node.peer_id.to_string(), &last, how.clone());
+        }
+    }
+    Ok(Some(report))
+}
+
+/// Says that a node has ended by itself, and takes it off the lists of those that are asked. A failure if
+/// it was the last one.
+fn note_ended(
+    network: &Network,
+    index: usize,
+    tracker: &Tracker,
+    directory: &watch::Sender<Vec<Vec<Multiaddr>>>,
+) -> Option<Failure> {
+    let node = &network.nodes()[index];
+    let how = node.ended.as_deref().unwrap_or("for no known reason");
+    tracker.node_ended(index);
+    directory.send_modify(|all| all[index].clear());
+    if network.nodes().iter().all(|node| node.ended.is_some()) {
+        return Some(
+            Failure::new(format!("no node is left; node {index} was the last to end by itself ({how})"))
+                .hint("with --dir DIR --keep their logs stay, in DIR/node-0/ghostd.log and so on"),
+        );
+    }
+    let _ = writeln!(
+        io::stderr(),
+        "node {index} ended by itself ({how}), the others go on; the last lines of its log:\n  {}",
+        node.log_tail()
+    );
+    None
 }

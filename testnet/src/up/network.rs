@@ -35,6 +35,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a file or a process is looked at while waiting for it.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// How often the nodes are looked at while they run.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
+
 /// Earlier nodes that a node is told of; peer exchange finds the others.
 const PEERS_TOLD: usize = 3;
 
@@ -119,6 +122,8 @@ pub struct Node {
     /// Where it listens, with its PeerId; kept while it does not run.
     pub addresses: Vec<Multiaddr>,
     child: Option<Child>,
+    /// How it ended by itself, if it did.
+    pub ended: Option<String>,
 }
 
 impl Node {
@@ -170,7 +175,14 @@ impl Network {
             let home = plan.make_home(&node_dir(place.path(), index.into()), index, &genesis)?;
             let peer_id = record::peer_of(&key(plan.seed, Purpose::Node, index.into()).public())
                 .ok_or_else(|| Failure::new("a derived key is no curve point"))?;
-            nodes.push(Node { index: index.into(), home, peer_id, addresses: Vec::new(), child: None });
+            nodes.push(Node {
+                index: index.into(),
+                home,
+                peer_id,
+                addresses: Vec::new(),
+                child: None,
+                ended: None,
+            });
         }
         Ok(Self { plan, genesis, place, nodes, log_filter, topology: Topology::default() })
     }
@@ -269,6 +281,7 @@ impl Network {
             .process_group(0)
             .kill_on_drop(true);
         node.child = Some(command.spawn()?);
+        node.ended = None;
         Ok(())
     }
 
@@ -335,17 +348,19 @@ impl Network {
         Ok(clients)
     }
 
-    /// Ends on the first node that ended by itself, which it names; otherwise never.
-    pub async fn watch(&mut self) -> Failure {
+    /// Returns when a node has ended by itself: its number. It is no longer watched then.
+    pub async fn next_ended(&mut self) -> usize {
         loop {
             for node in &mut self.nodes {
                 if let Some(child) = &mut node.child
                     && let Ok(Some(status)) = child.try_wait()
                 {
-                    return node.failed(format!("ended by itself ({status})"));
+                    node.child = None;
+                    node.ended = Some(status.to_string());
+                    return node.index;
                 }
             }
-            time::sleep(Duration::from_millis(250)).await;
+            time::sleep(WATCH_EVERY).await;
         }
     }
 

@@ -11,7 +11,10 @@ use ghost_proto::message;
 use ghost_protocol::client::Client;
 use tokio::{task::JoinSet, time};
 
-use crate::{report::node_peers, traffic::Tracker};
+use crate::{
+    report::node_peers,
+    traffic::{Directory, Tracker},
+};
 
 /// How often a terminal is redrawn.
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
@@ -51,13 +54,13 @@ impl Row {
     }
 }
 
-fn render(rows: &[Row], tracker: &Tracker, elapsed: Duration) -> String {
+fn render(rows: &[Row], up: &[bool], tracker: &Tracker, elapsed: Duration) -> String {
     let mut table = Table::new(["NODE", "HEIGHT", "HEAD", "FINAL", "PEERS", "TX/S", "MEMPOOL", "MEMORY"]);
     for (index, row) in rows.iter().enumerate() {
         let Some(status) = &row.status else {
             table.row([
                 index.to_string(),
-                "no answer".into(),
+                if up[index] { "no answer" } else { "down" }.into(),
                 String::new(),
                 String::new(),
                 String::new(),
@@ -99,17 +102,22 @@ fn ms(value: Option<f64>) -> String {
 }
 
 /// Shows the network until dropped: a table that is redrawn on a terminal, else a line now and then.
-pub async fn show(clients: &[Client], tracker: &Tracker) {
+pub async fn show(clients: &[Client], tracker: &Tracker, directory: &Directory) {
     let terminal = io::stdout().is_terminal();
     let started = Instant::now();
     let mut rows: Vec<Row> = clients.iter().map(|_| Row::default()).collect();
     let mut drawn = 0;
     loop {
-        let all = statuses(clients, REDRAW_EVERY).await;
-        for (row, status) in rows.iter_mut().zip(all) {
+        let up: Vec<bool> = directory.borrow().iter().map(|addresses| !addresses.is_empty()).collect();
+        // Who is down is not waited for.
+        let running: Vec<Client> =
+            clients.iter().zip(&up).filter(|(_, up)| **up).map(|(client, _)| client.clone()).collect();
+        let mut answers = statuses(&running, REDRAW_EVERY).await.into_iter();
+        for (row, up) in rows.iter_mut().zip(&up) {
+            let status = if *up { answers.next().flatten() } else { None };
             row.update(status, Instant::now());
         }
-        let text = render(&rows, tracker, started.elapsed());
+        let text = render(&rows, &up, tracker, started.elapsed());
         let mut stdout = io::stdout().lock();
         // Whoever closed our output gets no table; the summary's failure will tell.
         if terminal {
@@ -148,16 +156,17 @@ mod tests {
 
     #[test]
     fn the_table_has_a_line_for_every_node_and_one_for_all() {
-        let rows = [Row { status: Some(status(12, 0)), ..Row::default() }, Row::default()];
-        let text = render(&rows, &Tracker::new(2), Duration::from_secs(3));
+        let rows = [Row { status: Some(status(12, 0)), ..Row::default() }, Row::default(), Row::default()];
+        let text = render(&rows, &[true, true, false], &Tracker::new(3), Duration::from_secs(3));
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 4);
+        assert_eq!(lines.len(), 5);
         assert!(
             lines[1].contains("12") && lines[1].contains("abababab") && lines[1].contains("30.0 MiB"),
             "{text}"
         );
         assert!(lines[2].contains("no answer"));
-        assert!(lines[3].contains("submitted 0") && lines[3].contains("p50 –"));
+        assert!(lines[3].contains("down"));
+        assert!(lines[4].contains("submitted 0") && lines[4].contains("p50 –"));
     }
 
     #[test]
