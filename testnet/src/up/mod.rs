@@ -129,13 +129,14 @@ async fn live(
         result = network.start_all() => result?,
         () = stop.asked() => return Ok(None),
     }
+    // Before the addresses are told: from then on any node may end, and the others go on.
+    let clients = network.connect_all().await?;
     out.remark(format!("{} nodes listen after {:.1} s:", args.nodes, started.elapsed().as_secs_f64()));
     for node in network.nodes() {
         // Those who read JSON may want to point a client at them too.
         let addresses: Vec<String> = node.addresses.iter().map(ToString::to_string).collect();
         let _ = writeln!(io::stderr(), "node {}  {}", node.index, addresses.join(" "));
     }
-    let clients = network.connect_all().await?;
     let (directory, addresses) = watch::channel(directory_of(network.nodes()));
     let pace = Pace { tps: args.tps, seed: args.seed, duration: args.duration };
     let mut traffic = Traffic::start(pace, network.plan().senders(), network.genesis(), addresses.clone());
