@@ -441,6 +441,8 @@ pub fn node(status: &message::Status, took: Duration) -> Vec<Check> {
             format!("catching up: {head} of {}", sync.target_height),
             "wait; it is normal after a pause",
         )
+    } else if peers == 0 {
+        Check::good("sync", "nothing to compare with: no peer is connected")
     } else {
         Check::good("sync", "in step with its peers")
     });

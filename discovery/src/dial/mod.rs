@@ -457,7 +457,7 @@ impl Dialler {
                 self.anchors.retain(|anchor| Some(anchor.peer) != peer);
             }
             if kind == Kind::Static {
-                self.statics.failed(id, *why == DialFailure::SelfDial, &mut self.rng, now.at);
+                self.statics.failed(id, why, &mut self.rng, now.at);
             }
         }
     }

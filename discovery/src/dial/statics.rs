@@ -9,11 +9,14 @@ use ghost_frames::Code;
 use ghost_proto::PeerId;
 use rand_chacha::ChaCha12Rng;
 
-use super::{DialId, backoff::jitter};
+use super::{DialFailure, DialId, backoff::jitter};
 use crate::address::Endpoint;
 
 /// Most static peers. Configuration beyond this is refused where it is read.
 pub const STATIC_PEERS_MAX: usize = 256;
+
+/// Pause after a static peer turned out to be on another chain. Its operator may set it up anew.
+const OTHER_CHAIN_PAUSE: Duration = Duration::from_secs(600);
 
 /// A peer to keep a connection to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,12 +131,13 @@ impl Statics {
         }
     }
 
-    pub(super) fn failed(&mut self, dial: DialId, is_self: bool, rng: &mut ChaCha12Rng, now: Instant) {
+    pub(super) fn failed(&mut self, dial: DialId, why: &DialFailure, rng: &mut ChaCha12Rng, now: Instant) {
         let max = self.pause.1;
         for state in self.peers.values_mut().filter(|state| state.dial == Some(dial)) {
             state.dial = None;
-            state.is_self |= is_self;
-            state.next = now + jitter(state.pause, rng).min(max);
+            state.is_self |= *why == DialFailure::SelfDial;
+            let least = if *why == DialFailure::WrongGenesis { OTHER_CHAIN_PAUSE } else { Duration::ZERO };
+            state.next = now + jitter(state.pause, rng).min(max).max(least);
             state.pause = (state.pause * 2).min(max);
         }
     }

@@ -407,7 +407,14 @@ fn a_store_that_lost_final_blocks_says_so_and_its_node_signs_nothing_until_they_
     copy(&store, &old);
     let mut chain = open_sled(dir.path());
     assert_eq!(chain.lost(), None);
-    let last = extend(&mut chain, 20);
+    // The mark tells of what is on disk, and the last block became final after the last write.
+    let last = ghost_proto::Checkpoint { height: extend(&mut chain, 20).height - 1, ..early };
+    let last = chain
+        .view()
+        .canonical_id(last.height)
+        .unwrap()
+        .map(|id| ghost_proto::Checkpoint { id, ..last })
+        .unwrap();
     drop(chain);
 
     // What a damaged log looks like to sled: everything behind the damage is gone.

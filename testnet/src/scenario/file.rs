@@ -635,7 +635,7 @@ mod tests {
         assert!(error.contains("nodez") && error.contains("line 8"), "{error}");
         assert!(refused(&LEAST.replace("seed", "sead")).contains("sead"));
         assert!(refused(&LEAST.replace("heads-agree", "all-is-well")).contains("all-is-well"));
-        assert!(refused(&LEAST.replace("10s", "10 apples")).contains("such as 30s"));
+        assert!(refused(&LEAST.replace("10s", "10 apples")).contains("such as 500ms"));
     }
 
     #[test]

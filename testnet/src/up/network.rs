@@ -348,6 +348,13 @@ impl Network {
         Ok(clients)
     }
 
+    /// Ends on the first node that ended by itself, which it names; otherwise never.
+    pub async fn watch(&mut self) -> Failure {
+        let index = self.next_ended().await;
+        let node = &self.nodes[index];
+        node.failed(format!("ended by itself ({})", node.ended.as_deref().unwrap_or("no status")))
+    }
+
     /// Returns when a node has ended by itself: its number. It is no longer watched then.
     pub async fn next_ended(&mut self) -> usize {
         loop {

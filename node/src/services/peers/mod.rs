@@ -18,7 +18,7 @@ use arc_swap::ArcSwap;
 use ghost_discovery::{
     address::{Endpoint, Network},
     conduct::{self, Note},
-    dial::{Attempt, DialFailure, DialId, Kind, Link, StaticPeer},
+    dial::{Alarm, Attempt, DialFailure, DialId, Kind, Link, StaticPeer},
     exchange::Answer,
     netgroup::Source,
     overlay::{Effect, Input},
@@ -261,6 +261,8 @@ impl Running {
                 Effect::ChallengeTip { peer } => self.challenge(peer),
                 Effect::AskDialBack { peer } => self.ask_dial_back(peer),
                 Effect::ReachChanged => self.reach_changed(),
+                // Who is dialled by others is not alone.
+                Effect::Alarm(Alarm::Isolated { .. }) if !self.service.overlay.sessions().is_empty() => {}
                 Effect::Alarm(alarm) => tracing::warn!("{alarm}"),
                 Effect::Persist(batch) => self.persist(batch),
             }
@@ -279,6 +281,12 @@ impl Running {
                 sleep_until(begun + attempt.after).await;
                 let Err(why) = dial::dial_one(&overlay, kind, peer, &attempt.endpoint).await else { return };
                 tracing::debug!(%peer, endpoint = ?attempt.endpoint, %why, "dial failed");
+                if kind == Kind::Static && why == DialFailure::WrongGenesis {
+                    tracing::warn!(
+                        %peer,
+                        "a configured peer is on another chain: its genesis is not this node's. Start from its genesis.toml (`ghostd init --genesis FILE`), or remove the peer"
+                    );
+                }
                 let failed = Report::AddressFailed { dial, peer, endpoint: attempt.endpoint, why };
                 if report.send(failed).await.is_err() {
                     return;
