@@ -13,7 +13,7 @@ pub(crate) struct Change {
     pub(crate) added: bool,
 }
 
-/// See the [module](self). The holder of the set tells it of every change.
+/// What came into a set and left it, in order. The holder of the set tells it of every change.
 #[derive(Debug, Default)]
 pub struct Journal {
     changes: VecDeque<Change>,

@@ -15,7 +15,7 @@ use super::{
 /// Symbols that are kept: enough for differences up to 700. 1,024 × 16 B = 16 KiB for each link and asker.
 pub const PREFIX_SYMBOLS: usize = 1024;
 
-/// See the [module](self). A change costs about 60 ns and its hashes when it is applied, before the next
+/// The first symbols of the own set. A change costs about 60 ns and its hashes when it is applied, before the next
 /// session; encoding the set anew costs 40 ns for each member.
 pub struct Prefix {
     nonce: u64,

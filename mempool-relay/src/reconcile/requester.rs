@@ -74,7 +74,7 @@ enum Stage {
     Over,
 }
 
-/// See the [module](self).
+/// Gets symbols, decodes, stops.
 pub struct Requester {
     nonce: u64,
     snapshot: Snapshot,

@@ -24,7 +24,7 @@ pub enum Refusal {
     OutOfTurn,
 }
 
-/// See the [module](self).
+/// Makes symbols of what it held when the session was opened.
 pub struct Responder {
     nonce: u64,
     snapshot: Snapshot,

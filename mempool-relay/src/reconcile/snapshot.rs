@@ -8,7 +8,7 @@ use super::{
     symbol::Symbol,
 };
 
-/// See the [module](self). The members themselves are looked up only when the prefix does not do: 16 KiB, then
+/// The own set as it was when a session was opened. The members themselves are looked up only when the prefix does not do: 16 KiB, then
 /// 48 B for each member.
 pub struct Snapshot {
     keys: Keys,

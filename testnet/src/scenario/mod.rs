@@ -2,7 +2,7 @@
 //!
 //! One file runs on several back ends: see [`Backend`]. `testnet/SCENARIOS.md` has the format.
 //!
-//! - [`file`]: what a file says.
+//! - [`mod@file`]: what a file says.
 //! - [`run`]: what happens when, on any back end; the first thing that does not hold ends the run.
 //!
 //! # What repeats
