@@ -55,7 +55,8 @@ fn a_node_with_a_slow_clock_follows_as_far_as_its_clock_allows_and_does_not_call
     world.run(ms(5_000), |_| false);
     assert_eq!(world.tally.states, [SyncState::Syncing]);
     let seconds = world.elapsed().as_secs() as usize;
-    assert!(world.tally.headers_received <= (4 + seconds) * 512, "asked once a second: {:?}", world.tally);
+    // The three answers on the way, and at most two in a second after them.
+    assert!(world.tally.headers_received <= (3 + 2 * seconds) * 512, "{:?}", world.tally);
     world.chain.clock = 1_380;
     assert!(world.run_to_height(ms(2_500), 1_380));
     world.chain.clock = u64::MAX;
