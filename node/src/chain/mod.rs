@@ -23,6 +23,7 @@ mod execute;
 mod finalize;
 pub mod follow;
 mod import;
+mod judge;
 mod logs;
 pub mod lthash;
 mod open;

@@ -5,6 +5,7 @@ use ghost_proto::{
 };
 
 use super::{Chain, Imported, ProposeError, execute, import::Fresh};
+use crate::engine::intrinsic_gas;
 
 /// A block of this node. It is durable: send it to everyone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +111,7 @@ impl Chain {
         for tx in candidates {
             let len = tx.bytes().len() as u64;
             let bytes = len + varint_len(len) as u64;
-            let gas = self.engine.gas_least(&tx);
+            let gas = intrinsic_gas(tx.body());
             if bytes <= bytes_left && gas <= gas_left {
                 bytes_left -= bytes;
                 gas_left -= gas;

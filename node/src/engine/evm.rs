@@ -38,7 +38,6 @@ use revm::{
 use self::database::{StateDatabase, from_evm, to_evm};
 use super::{
     BlockContext, CallResult, Engine, ExecuteError, NotIncludable, SimulateError, Simulation, Until,
-    intrinsic_gas,
     rules::{self, Bought},
     simulate::{SHORT_GAS, SHORT_INSTRUCTIONS},
     zvm::Container,
@@ -120,10 +119,6 @@ fn configuration(context: &BlockContext) -> CfgEnv {
 }
 
 impl Engine for Evm {
-    fn gas_least(&self, tx: &SignedTransaction) -> u64 {
-        intrinsic_gas(tx.body())
-    }
-
     fn execute(
         &self,
         tx: &SignedTransaction,

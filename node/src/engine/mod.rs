@@ -119,9 +119,6 @@ pub enum ExecuteError {
 
 /// Executes transactions. The same input gives the same receipt and state on every node.
 pub trait Engine: Send + Sync + fmt::Debug {
-    /// Least gas the transaction can use, whatever the state. For choosing what fits into a block.
-    fn gas_least(&self, tx: &SignedTransaction) -> u64;
-
     /// Executes one transaction. On an error the state is as it was before.
     fn execute(
         &self,
@@ -136,10 +133,6 @@ pub trait Engine: Send + Sync + fmt::Debug {
 pub struct Engines;
 
 impl Engine for Engines {
-    fn gas_least(&self, tx: &SignedTransaction) -> u64 {
-        intrinsic_gas(tx.body())
-    }
-
     fn execute(
         &self,
         tx: &SignedTransaction,

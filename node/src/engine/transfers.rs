@@ -5,7 +5,7 @@
 use ghost_proto::{Action, Outcome, Receipt, SignedTransaction};
 
 use super::{
-    BlockContext, Engine, ExecuteError, NotIncludable, intrinsic_gas,
+    BlockContext, Engine, ExecuteError, NotIncludable,
     rules::{self, Bought},
 };
 use crate::chain::state::WorkingState;
@@ -15,10 +15,6 @@ use crate::chain::state::WorkingState;
 pub struct Transfers;
 
 impl Engine for Transfers {
-    fn gas_least(&self, tx: &SignedTransaction) -> u64 {
-        intrinsic_gas(tx.body())
-    }
-
     fn execute(
         &self,
         tx: &SignedTransaction,

@@ -22,8 +22,8 @@ use ghost_mempool_relay::{
     block::{BlockStats, Received},
     pool::{HeadChange as PoolHeadChange, Pool},
     sync::{
-        BlockSync, CertificateVerdict, Config as SyncConfig, Effect, HeaderVerdict, HeadersVerdict,
-        ImportOutcome, Input, RequestId, SyncProgress, SyncState, headers_request,
+        BlockSync, CertificateVerdict, Config as SyncConfig, Effect, HeaderVerdict, ImportOutcome, Input,
+        RequestId, SyncProgress, SyncState, headers_request,
     },
 };
 use ghost_proto::{
@@ -44,10 +44,7 @@ use super::{
     underway::Underway,
 };
 use crate::{
-    chain::{
-        Blame, CertificateOutcome, Chain, FinalityChange, HeadChange, HeadView, HeaderError, Imported,
-        Placement,
-    },
+    chain::{Blame, CertificateOutcome, Chain, FinalityChange, HeadChange, HeadView, Imported, Placement},
     clock::Clock,
     consensus::VoteVerdict,
     metrics::Metrics,
@@ -285,60 +282,8 @@ impl Running {
         }
     }
 
-    /// What the chain says of a header, with the blocks that are on their way taken into account.
     fn judge(&self, header: &Header) -> Result<HeaderVerdict, StoreError> {
-        if self.view().contains(&header.id())? {
-            return Ok(HeaderVerdict::Known);
-        }
-        Ok(match self.service.chain.check_header(header, self.service.clock.unix_ms()) {
-            Ok(()) => HeaderVerdict::Good,
-            Err(HeaderError::UnknownParent { parent }) => match self.sync.header(&parent) {
-                Some(parent) if follows(parent, header) => HeaderVerdict::Good,
-                Some(_) => HeaderVerdict::Invalid,
-                None => HeaderVerdict::UnknownParent,
-            },
-            Err(error) => match error.blame() {
-                Blame::Sender => HeaderVerdict::Invalid,
-                Blame::Nobody | Blame::Proposer => HeaderVerdict::Ignore,
-                Blame::Ourselves => return Err(store_error(error)),
-            },
-        })
-    }
-
-    /// What the chain says of an answer full of headers.
-    fn judge_all(&mut self, headers: &[Header]) -> Result<HeadersVerdict, StoreError> {
-        let view = self.view();
-        let now = self.service.clock.unix_ms();
-        let mut known = 0;
-        for (index, header) in headers.iter().enumerate() {
-            if known == index && view.contains(&header.id())? {
-                known += 1;
-                continue;
-            }
-            let before = index.checked_sub(1).map(|before| &headers[before]);
-            match self.service.chain.check_header(header, now) {
-                Ok(()) => {}
-                Err(HeaderError::UnknownParent { parent }) => {
-                    match before.or_else(|| self.sync.header(&parent)) {
-                        Some(parent) if follows(parent, header) => {}
-                        Some(_) => return Ok(HeadersVerdict::Invalid),
-                        None => return Ok(HeadersVerdict::UnknownParent),
-                    }
-                }
-                Err(HeaderError::BelowFinality { .. }) => return Ok(HeadersVerdict::Ignore),
-                Err(HeaderError::FromFuture { ready_unix_ms }) => {
-                    self.warn_of_clock(ready_unix_ms.saturating_sub(now));
-                    return Ok(HeadersVerdict::Good { known, ahead: headers.len() - index });
-                }
-                Err(error) => match error.blame() {
-                    Blame::Ourselves => return Err(store_error(error)),
-                    // That a proposer signs too much does not keep its blocks off a chain others built on.
-                    Blame::Nobody => {}
-                    Blame::Sender | Blame::Proposer => return Ok(HeadersVerdict::Invalid),
-                },
-            }
-        }
-        Ok(HeadersVerdict::Good { known, ahead: 0 })
+        self.service.chain.judge(header, &self.sync, self.service.clock.unix_ms())
     }
 
     /// Says, now and then, that peers have blocks of a time that has not come here.
@@ -438,7 +383,11 @@ impl Running {
             }
             Effect::Cancel { request } => self.requests.cancel(request),
             Effect::CheckHeaders { request, headers, .. } => {
-                let verdict = self.judge_all(&headers)?;
+                let now = self.service.clock.unix_ms();
+                let (verdict, early_ms) = self.service.chain.judge_all(&headers, &self.sync, now)?;
+                if let Some(early_ms) = early_ms {
+                    self.warn_of_clock(early_ms);
+                }
                 return Ok(Some(Input::HeadersChecked { request, verdict }));
             }
             Effect::Import { block, from } => {
@@ -755,17 +704,6 @@ fn receiver(tx: &SignedTransaction) -> Address {
     match &tx.body().action {
         Action::Transfer { to, .. } | Action::Call { to, .. } => *to,
         Action::Deploy { .. } => tx.sender(),
-    }
-}
-
-fn follows(parent: &Header, child: &Header) -> bool {
-    child.parent == parent.id() && child.height == parent.height + 1 && child.slot > parent.slot
-}
-
-fn store_error(error: HeaderError) -> StoreError {
-    match error {
-        HeaderError::Store(error) => error,
-        other => StoreError::damaged(other.to_string()),
     }
 }
 

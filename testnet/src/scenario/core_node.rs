@@ -17,14 +17,14 @@ use ghost_mempool_relay::{
     block::{PartialBlock, Received, ShortIds, serve as block_serve},
     pool::{AccountState, Accounts, ChainRules, HeadChange as PoolHeadChange, Place, Pool, PoolConfig},
     sync::{
-        BlockSync, CertificateVerdict, Config, Effect, HeaderVerdict, HeadersVerdict, ImportOutcome, Input,
-        RequestEnd, RequestId, headers_request, serve,
+        BlockSync, CertificateVerdict, Config, Effect, HeaderVerdict, ImportOutcome, Input, RequestEnd,
+        RequestId, headers_request, serve,
     },
 };
 use ghost_node::{
     chain::{
-        Blame, CertificateOutcome, Chain, FinalityChange, HeadChange, HeadView, HeaderError, ImportError,
-        Imported, OpenError, ProposeError,
+        Blame, CertificateOutcome, Chain, FinalityChange, HeadChange, HeadView, ImportError, Imported,
+        OpenError, ProposeError,
     },
     consensus::VoteVerdict,
     engine::intrinsic_gas,
@@ -359,50 +359,7 @@ impl CoreNode {
     }
 
     fn judge(&self, header: &Header) -> Result<HeaderVerdict, Fatal> {
-        if self.view().contains(&header.id())? {
-            return Ok(HeaderVerdict::Known);
-        }
-        Ok(match self.chain.check_header(header, self.unix_ms) {
-            Ok(()) => HeaderVerdict::Good,
-            Err(HeaderError::UnknownParent { parent }) => match self.sync.header(&parent) {
-                Some(parent) if follows(parent, header) => HeaderVerdict::Good,
-                Some(_) => HeaderVerdict::Invalid,
-                None => HeaderVerdict::UnknownParent,
-            },
-            Err(HeaderError::Store(error)) => return Err(error),
-            Err(error) if error.blame() == Blame::Sender => HeaderVerdict::Invalid,
-            Err(_) => HeaderVerdict::Ignore,
-        })
-    }
-
-    fn judge_all(&self, headers: &[Header]) -> Result<HeadersVerdict, Fatal> {
-        let view = self.view();
-        let mut known = 0;
-        for (index, header) in headers.iter().enumerate() {
-            if known == index && view.contains(&header.id())? {
-                known += 1;
-                continue;
-            }
-            let before = index.checked_sub(1).map(|before| &headers[before]);
-            match self.chain.check_header(header, self.unix_ms) {
-                Ok(()) => {}
-                Err(HeaderError::UnknownParent { parent }) => {
-                    match before.or_else(|| self.sync.header(&parent)) {
-                        Some(parent) if follows(parent, header) => {}
-                        Some(_) => return Ok(HeadersVerdict::Invalid),
-                        None => return Ok(HeadersVerdict::UnknownParent),
-                    }
-                }
-                Err(HeaderError::BelowFinality { .. }) => return Ok(HeadersVerdict::Ignore),
-                Err(HeaderError::FromFuture { .. }) => {
-                    return Ok(HeadersVerdict::Good { known, ahead: headers.len() - index });
-                }
-                Err(HeaderError::Store(error)) => return Err(error),
-                Err(error) if error.blame() == Blame::Nobody => {}
-                Err(_) => return Ok(HeadersVerdict::Invalid),
-            }
-        }
-        Ok(HeadersVerdict::Good { known, ahead: 0 })
+        self.chain.judge(header, &self.sync, self.unix_ms)
     }
 
     fn input(&mut self, input: Input) -> Result<(), Fatal> {
@@ -467,7 +424,7 @@ impl CoreNode {
                 self.requests.remove(&request);
             }
             Effect::CheckHeaders { request, headers, .. } => {
-                let verdict = self.judge_all(&headers)?;
+                let verdict = self.chain.judge_all(&headers, &self.sync, self.unix_ms)?.0;
                 return Ok(Some(Input::HeadersChecked { request, verdict }));
             }
             Effect::Import { block, .. } => return self.import(block).map(Some),
@@ -578,8 +535,4 @@ impl CoreNode {
         }
         Ok(())
     }
-}
-
-fn follows(parent: &Header, child: &Header) -> bool {
-    child.parent == parent.id() && child.height == parent.height + 1 && child.slot > parent.slot
 }
