@@ -12,7 +12,7 @@ use crate::{
     reader::DecodeError,
     reconcile,
     stream::StreamType,
-    sync, tx,
+    sync, tx, wallet,
     writer::{EncodedFrame, Payload},
 };
 
@@ -224,6 +224,27 @@ frames! {
     FollowRequest(message::FollowRequest) = 0x82, max 24 * KIB, on [Events];
     /// What stands in the blocks up to here.
     FollowEvent(message::FollowEvent) = 0x83, max limits::LOG_ROWS_BYTES_MAX + limits::RPC_ROWS_MAX * 160 + KIB, on [Events];
+
+    /// Keep this presence record of mine.
+    PresencePublish(wallet::PresencePublish) = 0xb0, max limits::PRESENCE_BYTES_MAX, on [Wallet];
+    /// What do you know about this wallet?
+    PresenceRequest(wallet::PresenceRequest) = 0xb1, max 33, on [Wallet];
+    /// This, or nothing.
+    PresenceAnswer(wallet::PresenceAnswer) = 0xb2, max limits::PRESENCE_BYTES_MAX, on [Wallet];
+    /// Keep a box for me.
+    MailboxOpen(wallet::MailboxOpen) = 0xb3, max 13, on [Wallet];
+    /// What became of it.
+    MailboxAnswer(wallet::MailboxAnswer) = 0xb4, max 9, on [Wallet];
+    /// Whoever shows one of these may bring me envelopes.
+    MailboxGrant(wallet::MailboxGrant) = 0xb5, max 1 + limits::GRANTS_PER_FRAME_MAX * wallet::GRANT_LEN, on [Wallet];
+    /// Keep this envelope for the owner of a box.
+    MailboxDeposit(wallet::MailboxDeposit) = 0xb6, max wallet::DEPOSIT_BYTES_MAX, on [Wallet];
+    /// Send me what is in my box.
+    MailboxCollect(wallet::MailboxCollect) = 0xb7, max 8, on [Wallet];
+    /// An envelope of your box.
+    MailboxDelivery(wallet::MailboxDelivery) = 0xb8, max 16 + limits::ENVELOPE_BYTES_MAX, on [Wallet];
+    /// Forget what I have.
+    MailboxAcknowledge(wallet::MailboxAcknowledge) = 0xb9, max 8, on [Wallet];
 }
 
 #[cfg(test)]

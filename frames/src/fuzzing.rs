@@ -3,13 +3,14 @@
 //! Only panics, hangs and the broken invariants asserted below are bugs; an error is a good answer.
 
 use bytes::Bytes;
-use ghost_proto::{Block, PeerRecord};
+use ghost_proto::{Block, PeerRecord, Presence};
 
 use crate::{
     frame::{self, Frame},
     kind::Kind,
     reader::{DecodeError, FrameReader},
     stream::StreamType,
+    wallet::{PresenceAnswer, PresencePublish},
 };
 
 /// Decodes `payload` as a frame of this kind, as [`FrameReader`] would after it checked the length.
@@ -50,6 +51,12 @@ fn deeper(frame: Frame) {
         }
         Frame::Peers(peers) => peers.records.into_iter().for_each(record),
         Frame::Hello(hello) => record(hello.record),
+        Frame::PresencePublish(PresencePublish { record })
+        | Frame::PresenceAnswer(PresenceAnswer { record }) => {
+            if let Ok(presence) = Presence::verify(record.clone()) {
+                assert_eq!(presence.bytes(), &record);
+            }
+        }
         _ => {}
     }
 }
@@ -66,7 +73,7 @@ fn is_protobuf(frame: &Frame) -> bool {
         frame,
         Frame::CallRequest(_) | Frame::CallAnswer(_) | Frame::SimulateRequest(_) | Frame::EstimateRequest(_)
     );
-    (kind == 0x00 || kind >= 0x60) && !fixed
+    (kind == 0x00 || kind >= 0x60) && !fixed && !(0xb0..0xd0).contains(&kind)
 }
 
 /// False for a negative protobuf enum: it may come in five bytes and always leaves in ten, which a

@@ -32,6 +32,7 @@ pub mod rpc;
 pub mod stream;
 pub mod sync;
 pub mod tx;
+pub mod wallet;
 pub mod writer;
 
 pub use code::Code;

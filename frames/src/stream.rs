@@ -68,6 +68,8 @@ stream_types! {
     Events = 0x09, "events", Request;
     /// In which transactions two mempools differ.
     TxSync = 0x0a, "tx_sync", Request;
+    /// Mailboxes of wallets, and where wallets have theirs.
+    Wallet = 0x0e, "wallet", Request;
 }
 
 /// First of the stream types that are never assigned: peers open such streams now and then, so that

@@ -14,3 +14,4 @@ pub mod metrics;
 pub mod run;
 mod services;
 pub mod store;
+pub mod wallet;

@@ -137,6 +137,16 @@ metrics! {
     mempool_transactions: Gauge = "mempool_transactions";
     /// Bytes of transactions that wait for a block.
     mempool_bytes: Gauge = "mempool_bytes";
+    /// Mailboxes of wallets that are kept.
+    mailboxes: Gauge = "mailboxes";
+    /// Envelopes in them.
+    mailbox_envelopes: Gauge = "mailbox_envelopes";
+    /// Bytes of these envelopes.
+    mailbox_bytes: Gauge = "mailbox_bytes";
+    /// Envelopes that were brought and are kept; not those that were in the box already.
+    mailbox_deposits: Counter = "mailbox_deposits";
+    /// Envelopes that were brought and are not kept, for want of room, grant or stamp, or because they were there.
+    mailbox_refusals: Counter = "mailbox_refusals";
     /// Transactions taken into the mempool, from callers and peers; not again after a reorganisation.
     transactions_accepted: Counter = "transactions_accepted";
     /// Transactions in blocks that became canonical; those of a branch that was left are not taken back.

@@ -67,6 +67,7 @@ use crate::{
         submission::Submission,
         transactions::{TransactionService, accounts_of},
         underway::Underway,
+        wallet::{self, WalletService},
     },
     store::{ChainStore, SledStore, StoreError},
 };
@@ -282,7 +283,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let metrics = Arc::new(Metrics::new());
     let peer_id = identity.peer_id();
 
-    let chain = Chain::open(genesis.clone(), store, authority, draw("ghost 2026 chain"))?;
+    let chain = Chain::open(genesis.clone(), store.clone(), authority, draw("ghost 2026 chain"))?;
     let view = chain.view();
     let views = chain.views();
     let head = view.head();
@@ -318,6 +319,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let discovery_asked = inbox.requests(StreamType::Discovery, 64);
     let rpc_asked = inbox.requests(StreamType::Rpc, 1024);
     let events_asked = inbox.requests(StreamType::Events, 64);
+    let mailboxes =
+        wallet::limits(&config.wallet).map(|limits| (limits, inbox.requests(StreamType::Wallet, 256)));
     let inbox = inbox.build();
     let serves = inbox.serves();
 
@@ -474,6 +477,10 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         relay: to_transactions.clone(),
         metrics: metrics.clone(),
     };
+    if let Some((limits, requests)) = mailboxes {
+        let service = WalletService::open(limits, store, overlay.clone(), clock, metrics.clone(), requests)?;
+        tasks.spawn(service.run());
+    }
     let rpc = Rpc {
         relay: relay_stats,
         views: views.clone(),

@@ -35,6 +35,8 @@ pub enum Domain {
     PeerRecord,
     /// A node's answer to a call.
     CallAnswer,
+    /// A wallet's presence record.
+    Presence,
 }
 
 impl Domain {
@@ -46,6 +48,7 @@ impl Domain {
             Self::Vote => b"ghost/vote/1\0\0\0\0",
             Self::PeerRecord => b"ghost/record/1\0\0",
             Self::CallAnswer => b"ghost/call/1\0\0\0\0",
+            Self::Presence => b"ghost/presence/1",
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The nouns of the ghostd overlay: identifiers, transactions, blocks, votes, genesis, peer records.
+//! The nouns of the ghostd overlay: identifiers, transactions, blocks, votes, genesis, peer records, presence of
+//! wallets.
 //!
 //! Two encodings live here. **Fixed layouts** ([`layout`]) serve what is hashed, signed or hot:
 //! big-endian integers, QUIC varints (RFC 9000 §16) for lengths, no padding, no optional fields.
@@ -21,6 +22,7 @@ pub mod receipt;
 pub mod record;
 pub mod tx;
 pub mod vote;
+pub mod wallet;
 
 /// Protobuf messages compiled from `schema/*.proto`. Field meanings, units and bounds are in the
 /// schema files; [`limits`] holds the numbers.
@@ -40,3 +42,4 @@ pub use receipt::{LogEntry, Outcome, Receipt};
 pub use record::PeerRecord;
 pub use tx::{Action, EngineId, SignedTransaction, Transaction, VerifiedTransaction};
 pub use vote::{Checkpoint, FinalityCertificate, Vote};
+pub use wallet::{MailboxAt, Presence, PresenceBody, WalletName};

@@ -136,6 +136,18 @@ pub const FOLLOW_SENDERS_MAX: usize = 64;
 /// Most positions that a subscriber may name to resume from: 64 × 47 bytes = 3 KiB of a request.
 pub const FOLLOW_POSITIONS_MAX: usize = 64;
 
+/// Most mailboxes that a presence record may name: two may be gone.
+pub const WALLET_MAILBOXES_MAX: usize = 3;
+
+/// Largest presence record, in bytes: 1,266 of keys and counters, 3 × (33 + 2 + 192) of mailboxes, 64 of signature.
+pub const PRESENCE_BYTES_MAX: usize = 2011;
+
+/// Largest sealed envelope between wallets, in bytes: the largest of the size classes.
+pub const ENVELOPE_BYTES_MAX: usize = 32 * 1024;
+
+/// Most grants in one frame: 64 × 32 bytes = 2 KiB.
+pub const GRANTS_PER_FRAME_MAX: usize = 64;
+
 const _: () = {
     assert!(RECEIPT_BYTES_MAX < LOG_ROWS_BYTES_MAX, "an answer must hold the longest entry");
     assert!(TX_BYTES_MIN < TX_BYTES_MAX);
@@ -143,6 +155,7 @@ const _: () = {
     assert!(TX_BYTES_MAX < BLOCK_BODY_BYTES_MAX);
     assert!(RECORD_ADDRESSES_MAX * MULTIADDR_BYTES_MAX + 256 <= RECORD_BYTES_MAX);
     assert!(SLOT_MS_MIN < SLOT_MS_MAX);
+    assert!(1266 + WALLET_MAILBOXES_MAX * (33 + 2 + MULTIADDR_BYTES_MAX) + 64 <= PRESENCE_BYTES_MAX);
     assert!(SYMBOLS_PER_FRAME_MAX <= SYMBOLS_MAX);
     assert!(BODIES_PER_REQUEST_MAX <= HEADERS_PER_ANSWER_MAX);
 };

@@ -145,6 +145,28 @@ impl Transaction {
         SignedTransaction::parse(out.into()).map(VerifiedTransaction)
     }
 
+    /// The encoding without its signature: what is signed, behind the tag of [`Domain::Transaction`].
+    pub fn unsigned_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(TX_BYTES_MIN);
+        self.encode_unsigned(&mut out);
+        out
+    }
+
+    /// Reads an encoding without its signature.
+    pub fn parse_unsigned(bytes: &[u8]) -> Result<Self, LayoutError> {
+        let whole = [bytes, &[0; SIGNATURE_LEN]].concat();
+        SignedTransaction::parse(whole.into()).map(|tx| tx.body)
+    }
+
+    /// The transaction with a signature that was made elsewhere, if it verifies.
+    pub fn with_signature(&self, signature: &Signature) -> Result<VerifiedTransaction, LayoutError> {
+        let mut out = self.unsigned_bytes();
+        out.extend_from_slice(&signature.0);
+        SignedTransaction::parse(out.into())?
+            .verify()
+            .map_err(|_| LayoutError::Invalid { field: "signature", reason: "does not verify" })
+    }
+
     fn encode_unsigned(&self, out: &mut Vec<u8>) {
         out.push(TX_VERSION);
         out.extend_from_slice(&self.chain_id.to_be_bytes());

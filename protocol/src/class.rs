@@ -7,7 +7,7 @@
 //! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M =
 //! 2.3 MiB; sent and not acknowledged, 1.5 MiB, together less than 4 MiB; incoming, what the
 //! connection's flow control window allows, 3.25 MiB; answers to its requests, one chunk each for
-//! 64 + 16 + 8 + 8 + 6 + 2 requests.
+//! 64 + 16 + 16 + 8 + 8 + 6 + 2 requests.
 
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub enum Class {
     Discovery,
     /// Catching up, with blocks and with mempools.
     Sync,
+    /// Mailboxes of wallets.
+    Wallet,
 }
 
 /// The numbers of a class.
@@ -83,7 +85,7 @@ const MIB: usize = 1024 * KIB;
 
 impl Class {
     /// Every class, in declaration order; the index of a class is its `as usize`.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Control,
         Self::Consensus,
         Self::Block,
@@ -92,6 +94,7 @@ impl Class {
         Self::Tx,
         Self::Discovery,
         Self::Sync,
+        Self::Wallet,
     ];
 
     /// The class of a stream type.
@@ -105,6 +108,7 @@ impl Class {
             StreamType::TxPush | StreamType::TxFetch => Self::Tx,
             StreamType::Discovery => Self::Discovery,
             StreamType::Sync | StreamType::TxSync => Self::Sync,
+            StreamType::Wallet => Self::Wallet,
         }
     }
 
@@ -119,6 +123,7 @@ impl Class {
             Self::Tx => "tx",
             Self::Discovery => "discovery",
             Self::Sync => "sync",
+            Self::Wallet => "wallet",
         }
     }
 
@@ -137,6 +142,9 @@ impl Class {
                 Self::Discovery => (2, 4, 64 * KIB, 2, 0, SlowPolicy::Refuse),
                 // Four for blocks, two for mempools.
                 Self::Sync => (1, 64, 64 * MIB, 6, 0, SlowPolicy::Refuse),
+                // A file at 4 MiB/s takes 128 envelopes of 32 KiB a second, each with an acknowledgement;
+                // one collection is open all the time.
+                Self::Wallet => (3, 512, 4 * MIB, 16, 0, SlowPolicy::Refuse),
             };
         ClassSpec {
             priority,

@@ -128,6 +128,10 @@ fn the_table_of_limits_is_the_code() {
         LOG_ROWS_BYTES_MAX,
         FOLLOW_SENDERS_MAX,
         FOLLOW_POSITIONS_MAX,
+        WALLET_MAILBOXES_MAX,
+        PRESENCE_BYTES_MAX,
+        ENVELOPE_BYTES_MAX,
+        GRANTS_PER_FRAME_MAX,
     ];
     // None was forgotten: the source declares no other.
     let source = include_str!("../../../proto/src/limits.rs");

@@ -18,9 +18,13 @@ use ghost_frames::{
     },
     sync::{CertificateRequest, Headers, HeadersRequest},
     tx::{ShortId, StemTransaction, Transactions, TxAnnounce, TxAnnounceEntry, TxRequest},
+    wallet::{
+        DepositProof, MailboxAcknowledge, MailboxAnswer, MailboxCollect, MailboxDelivery, MailboxDeposit,
+        MailboxGrant, MailboxOpen, MailboxOutcome, PresenceAnswer, PresencePublish, PresenceRequest,
+    },
 };
 use ghost_proto::{
-    BlockId, Checkpoint, FinalityCertificate, GenesisId, Header, KeyPair, Signature, Vote,
+    BlockId, Checkpoint, FinalityCertificate, GenesisId, Header, KeyPair, PublicKey, Signature, Vote,
     block::HeaderFields, limits::*, message as m, vote::Link,
 };
 use proptest::{
@@ -389,6 +393,43 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
                 address,
             }))
         }
+        "PresencePublish" => {
+            boxed(bytes(1..=PRESENCE_BYTES_MAX).prop_map(|record| PresencePublish { record }))
+        }
+        "PresenceRequest" => boxed(
+            any::<([u8; 32], bool)>()
+                .prop_map(|(wallet, ask_others)| PresenceRequest { wallet: PublicKey(wallet), ask_others }),
+        ),
+        "PresenceAnswer" => boxed(bytes(0..=PRESENCE_BYTES_MAX).prop_map(|record| PresenceAnswer { record })),
+        "MailboxOpen" => {
+            boxed((8u8..=32, any::<(u32, u64)>()).prop_map(|(stamp_bits, (day, nonce))| MailboxOpen {
+                stamp_bits,
+                day,
+                nonce,
+            }))
+        }
+        "MailboxAnswer" => boxed(
+            (0..10usize, any::<u64>())
+                .prop_map(|(outcome, value)| MailboxAnswer { outcome: MailboxOutcome::ALL[outcome], value }),
+        ),
+        "MailboxGrant" => boxed(
+            (any::<bool>(), vec(any::<[u8; 32]>(), 1..=GRANTS_PER_FRAME_MAX))
+                .prop_map(|(add, ids)| MailboxGrant { add, ids }),
+        ),
+        "MailboxDeposit" => boxed((any::<([u8; 32], u64, [u8; 32], bool)>(), bytes(1..2000)).prop_map(
+            |((box_key, nonce, grant, stamped), envelope)| MailboxDeposit {
+                box_key: PublicKey(box_key),
+                proof: if stamped { DepositProof::Stamp(nonce) } else { DepositProof::Grant(grant) },
+                envelope,
+            },
+        )),
+        "MailboxCollect" => boxed(any::<u64>().prop_map(|after| MailboxCollect { after })),
+        "MailboxDelivery" => {
+            boxed((any::<(u64, u64)>(), bytes(1..2000)).prop_map(|((sequence, time_unix_ms), envelope)| {
+                MailboxDelivery { sequence, time_unix_ms, envelope }
+            }))
+        }
+        "MailboxAcknowledge" => boxed(any::<u64>().prop_map(|up_to| MailboxAcknowledge { up_to })),
         "PeersListRequest" => boxed(Just(m::PeersRequest {})),
         "PeersList" => boxed(vec(peer_info(), 0..20).prop_map(|peers| m::PeersAnswer { peers })),
         "PeerCommand" => boxed(command().prop_map(|what| m::PeerCommand { what })),

@@ -12,11 +12,15 @@ use ghost_frames::{
     consensus, contract, control, discovery,
     reconcile::{Inventory, InventoryRequest, MissingRequest, Symbols, SymbolsRequest},
     sync, tx,
+    wallet::{
+        DepositProof, MailboxAcknowledge, MailboxAnswer, MailboxCollect, MailboxDelivery, MailboxDeposit,
+        MailboxGrant, MailboxOpen, MailboxOutcome, PresenceAnswer, PresencePublish, PresenceRequest,
+    },
 };
 use ghost_proto::{
     Address, AuthoritySet, Block, BlockBuilder, BlockId, Call, CallAnswer, Checkpoint, FinalityCertificate,
-    Genesis, Header, KeyPair, Multiaddr, Outcome, PeerId, PeerRecord, Receipt, SignedTransaction, TxId, Vote,
-    block, message as m, record,
+    Genesis, Header, KeyPair, MailboxAt, Multiaddr, Outcome, PeerId, PeerRecord, Presence, PresenceBody,
+    Receipt, SignedTransaction, TxId, Vote, block, message as m, record,
     tx::{Action, Transaction},
     vote::Link,
 };
@@ -301,6 +305,7 @@ impl World {
     pub(crate) fn samples(&self) -> Vec<Sample> {
         let mut samples = self.overlay_samples();
         samples.extend(self.rpc_samples());
+        samples.extend(self.wallet_samples());
         samples
     }
 
@@ -522,6 +527,85 @@ impl World {
                 },
                 "nobody answered at /ip4/203.0.113.7/udp/4001/quic-v1",
             ),
+        ]
+    }
+
+    /// A wallet with one mailbox, at [`Self::node`].
+    pub(crate) fn presence(&self) -> Presence {
+        let peer = record::peer_of(&self.node.public()).unwrap();
+        let mailbox = MailboxAt {
+            box_key: self.senders[1].public(),
+            stamp_bits: 20,
+            node: format!("/ip4/192.0.2.7/udp/4001/quic-v1/p2p/{peer}").parse().unwrap(),
+        };
+        let body = PresenceBody {
+            channel_key: [0x42; 32],
+            post_quantum_key: vec![0x43; 1184].into(),
+            sequence: 3,
+            time_unix_s: 1_700_000_000,
+            mailboxes: vec![mailbox],
+        };
+        Presence::sign(&self.senders[0], &body).unwrap()
+    }
+
+    fn wallet_samples(&self) -> Vec<Sample> {
+        use StreamType::Wallet;
+        let record = self.presence().bytes().clone();
+        let wallet = self.senders[0].public();
+        let box_key = self.senders[1].public();
+        let envelope = Bytes::from(vec![0x5e; 512]);
+        vec![
+            sample("publish presence", Wallet, PresencePublish { record: record.clone() }, "one mailbox"),
+            sample(
+                "request presence",
+                Wallet,
+                PresenceRequest { wallet, ask_others: true },
+                "of the first sender's key, asking others",
+            ),
+            sample("presence", Wallet, PresenceAnswer { record }, "one mailbox"),
+            sample("presence unknown", Wallet, PresenceAnswer::default(), "no payload"),
+            sample(
+                "open a box",
+                Wallet,
+                MailboxOpen { stamp_bits: 20, day: 19_675, nonce: 0x0102_0304 },
+                "strangers pay 20 bits",
+            ),
+            sample(
+                "box answer",
+                Wallet,
+                MailboxAnswer { outcome: MailboxOutcome::StampNeeded, value: 20 },
+                "a stamp of 20 bits is needed",
+            ),
+            sample(
+                "grant",
+                Wallet,
+                MailboxGrant { add: true, ids: vec![[0x61; 32], [0x62; 32]] },
+                "two, added",
+            ),
+            sample(
+                "deposit by grant",
+                Wallet,
+                MailboxDeposit {
+                    box_key,
+                    proof: DepositProof::Grant([0x63; 32]),
+                    envelope: envelope.clone(),
+                },
+                "512 bytes for the second sender's key",
+            ),
+            sample(
+                "deposit by stamp",
+                Wallet,
+                MailboxDeposit { box_key, proof: DepositProof::Stamp(77), envelope: envelope.clone() },
+                "512 bytes, paid with work",
+            ),
+            sample("collect", Wallet, MailboxCollect { after: 6 }, "from sequence 7 on"),
+            sample(
+                "delivery",
+                Wallet,
+                MailboxDelivery { sequence: 7, time_unix_ms: 1_700_000_000_123, envelope },
+                "sequence 7",
+            ),
+            sample("acknowledge", Wallet, MailboxAcknowledge { up_to: 7 }, "all up to 7"),
         ]
     }
 

@@ -138,6 +138,7 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
         };
     use StreamType::{
         BlockFetch, BlockPush, Consensus, Control, Discovery, Events, Rpc, Sync, TxFetch, TxPush, TxSync,
+        Wallet,
     };
     vec![
         make(
@@ -363,6 +364,17 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             &["DialBackAnswer"],
             "in vain",
         ),
+        make(
+            "presence, asked",
+            Wallet,
+            true,
+            &[bytes("request presence")],
+            &["PresenceRequest"],
+            "of one wallet",
+        ),
+        make("presence, answered", Wallet, false, &[bytes("presence")], &["PresenceAnswer"], "and end"),
+        make("deposit", Wallet, true, &[bytes("deposit by grant")], &["MailboxDeposit"], "for one box"),
+        make("collection", Wallet, false, &[bytes("delivery")], &["MailboxDelivery"], "as they come"),
     ]
 }
 

@@ -58,16 +58,7 @@ pub async fn connect_home(home: &Home, timeout: Duration) -> Result<Connected, F
 /// Connects to the node that the flags name: `--node`, else `$GHOSTD_NODE`, else the one that runs on
 /// the home. Shows the operator key of the home where there is one, else a key of the moment.
 pub async fn connect(globals: &Globals) -> Result<Connected, Failure> {
-    let named = match &globals.node {
-        Some(address) => Some(address.clone()),
-        None => match std::env::var("GHOSTD_NODE") {
-            Ok(text) if !text.is_empty() => Some(
-                parse_node(&text)
-                    .map_err(|error| Failure::usage(format!("GHOSTD_NODE is `{text}`: {error}")))?,
-            ),
-            _ => None,
-        },
-    };
+    let named = named_node(globals)?;
     let (addresses, home) = match named {
         Some(address) => {
             // A home that was named must be one; the default one may be missing.
@@ -88,6 +79,27 @@ pub async fn connect(globals: &Globals) -> Result<Connected, Failure> {
     };
     let (client, address) = dial(&key, &addresses, globals.timeout).await?;
     Ok(Connected { client, address, home })
+}
+
+/// The node that the flags or the environment name, if they do.
+fn named_node(globals: &Globals) -> Result<Option<Multiaddr>, Failure> {
+    match &globals.node {
+        Some(address) => Ok(Some(address.clone())),
+        None => match std::env::var("GHOSTD_NODE") {
+            Ok(text) if !text.is_empty() => parse_node(&text)
+                .map(Some)
+                .map_err(|error| Failure::usage(format!("GHOSTD_NODE is `{text}`: {error}"))),
+            _ => Ok(None),
+        },
+    }
+}
+
+/// Where the node is that the flags name: `--node`, else `$GHOSTD_NODE`, else the one that runs on the home.
+pub fn node_addresses(globals: &Globals) -> Result<Vec<Multiaddr>, Failure> {
+    match named_node(globals)? {
+        Some(address) => Ok(vec![address]),
+        None => Ok(Home::open(globals.home_root())?.addresses()?),
+    }
 }
 
 /// Connects to the first address that answers.

@@ -15,6 +15,7 @@ mod peers;
 mod run;
 mod status;
 pub mod tx;
+mod wallet;
 
 use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -102,6 +103,8 @@ pub enum Command {
     State(account::StateArgs),
     /// Make a key for an account, or show the address of one
     Account(account::AccountArgs),
+    /// A wallet: keys of its own, sealed channels to other wallets, payments, groups that sign together
+    Wallet(wallet::WalletArgs),
     /// Check settings, keys, ports, clock, store, disk and reachability, and say how to mend each
     Doctor(doctor::DoctorArgs),
     /// Print a completion script for a shell
@@ -127,6 +130,8 @@ const MEANS_NOTHING: &[(&[&str], &[&str])] = &[
     (&["account", "new"], &["node", "timeout"]),
     (&["account", "address"], &["node", "timeout"]),
     (&["account", "list"], &["node", "timeout"]),
+    (&["wallet", "new"], &["node", "timeout", "mailboxes", "stamp_bits", "file_mib_max"]),
+    (&["wallet", "address"], &["node", "mailboxes", "stamp_bits", "file_mib_max"]),
     (&["completions"], &["home", "node", "json", "log", "timeout"]),
 ];
 
@@ -188,6 +193,7 @@ fn dispatch(cli: Cli, out: &Out) -> Result<ExitCode, Failure> {
         Command::Block(args) => block_on(block::run(globals, args, out)),
         Command::Contract(args) => block_on(contract::run(globals, args, out)),
         Command::State(args) => block_on(account::state(globals, &args, out)),
+        Command::Wallet(args) => block_on(wallet::run(globals, args, out)),
     }
 }
 

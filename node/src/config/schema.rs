@@ -140,6 +140,24 @@ settings! {
         /// Bytes of transactions that are kept. When full, the cheapest make room. Memory in use is about twice that.
         size_mib: u64, Kind::Whole { min: 1, max: 4096, unit: "MiB" }, default "64";
     }
+    /// Mailboxes: mail of wallets that are not there, sealed by wallets for wallets.
+    wallet: Wallet {
+        /// Keep mailboxes for wallets. Off: wallets must find theirs elsewhere.
+        mailboxes: bool, Kind::Flag, default "true";
+        /// Boxes that are kept. Each may take about 35 KiB of memory for grants, and what `box_mib` says on disk.
+        boxes_max: u32, Kind::Whole { min: 1, max: 65536, unit: "boxes" }, default "1024";
+        /// Envelopes in one box; strangers may fill a quarter of it.
+        box_mib: u64, Kind::Whole { min: 1, max: 1024, unit: "MiB" }, default "16";
+        /// Envelopes in all boxes, on disk beside the chain.
+        total_mib: u64, Kind::Whole { min: 1, max: 1048576, unit: "MiB" }, default "512";
+        /// How long an envelope waits for its wallet.
+        keep_days: u32, Kind::Whole { min: 1, max: 365, unit: "days" }, default "14";
+        /// How long a box is kept to which nobody comes.
+        idle_days: u32, Kind::Whole { min: 1, max: 3650, unit: "days" }, default "30";
+        /// What opening a box costs: leading zero bits of a stamp. 20 are a million hashes, a fraction of a second;
+        /// each bit more doubles it.
+        open_bits: u32, Kind::Whole { min: 8, max: 32, unit: "bits" }, default "20";
+    }
     /// Figures for Prometheus.
     metrics: Metrics {
         /// Where to answer `GET /metrics` over HTTP. Empty: nowhere. It is not authenticated: keep it on loopback or

@@ -6,6 +6,7 @@
 //! | [`transactions`] | transaction relay | transaction push and fetch, submissions, new heads | peers |
 //! | [`peers`] | whom to be connected to | sessions that come and go, conduct, the operator | chain and transactions: peers |
 //! | [`serve`] | nothing | block fetch, sync | reads the store |
+//! | [`wallet`] | mailboxes | wallets, and peers that look for one | who collects |
 //! | [`rpc`], [`events`] | nothing | remote calls, subscriptions | transactions: submissions |
 //!
 //! [`contracts`] answers the calls about contracts for [`rpc`], on the threads of [`execution`].
@@ -26,3 +27,4 @@ pub(crate) mod serve;
 pub(crate) mod submission;
 pub(crate) mod transactions;
 pub(crate) mod underway;
+pub(crate) mod wallet;
