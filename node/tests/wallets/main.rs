@@ -1,5 +1,6 @@
 //! Wallets on real nodes: each with its mail at a node of its own, nodes that come and go, a real chain.
 
+mod commands;
 mod net;
 
 use std::time::Duration;
@@ -152,7 +153,7 @@ async fn two_of_three_wallets_move_funds_on_the_chain() {
     wallets[0]
         .happens("it stands on the chain", |what| matches!(what, What::TransactionSeen { success: true, .. }))
         .await;
-    assert_eq!(net.nodes[0].view().account(&to), 777).unwrap().balance;
+    assert_eq!(net.nodes[0].view().account(&to).unwrap().balance, 777);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
