@@ -61,7 +61,7 @@ labels! {
     /// Who started a connection, or which way bytes go.
     Direction { Inbound = "inbound", Outbound = "outbound" }
     /// What kind of address a peer is reached at.
-    Network { Ip4 = "ip4", Ip6 = "ip6", Onion = "onion" }
+    Network { Ip4 = "ip4", Ip6 = "ip6", Onion = "onion", Local = "local" }
     /// What the other side of a session is.
     PeerRole { Node = "node", Client = "client" }
 }

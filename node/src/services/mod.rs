@@ -7,6 +7,7 @@
 //! | [`peers`] | whom to be connected to | sessions that come and go, conduct, the operator | chain and transactions: peers |
 //! | [`serve`] | nothing | block fetch, sync | reads the store |
 //! | [`rpc`], [`events`] | nothing | remote calls, subscriptions | transactions: submissions |
+//! | [`tor`] | the way to Tor | streams that come through it | the overlay: streams |
 //!
 //! [`contracts`] answers the calls about contracts for [`rpc`], on the threads of [`execution`].
 //!
@@ -24,5 +25,6 @@ pub(crate) mod requests;
 pub(crate) mod rpc;
 pub(crate) mod serve;
 pub(crate) mod submission;
+pub(crate) mod tor;
 pub(crate) mod transactions;
 pub(crate) mod underway;

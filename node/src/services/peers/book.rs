@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -19,6 +18,7 @@ use ghost_protocol::{
     handshake::Role,
     overlay::{Gate, Knock, Porter, Ticket},
     session::Direction,
+    transport::Remote,
 };
 use tokio::time::Instant;
 
@@ -92,16 +92,25 @@ impl PeerBook {
     }
 }
 
+/// Who came from there, as the cores group them.
+pub(super) fn source_of(remote: Remote) -> Source {
+    match remote {
+        Remote::Ip(address) => Source::Peer(address.into()),
+        Remote::Onion(_) | Remote::Tor => Source::TorInbound,
+        Remote::Local => Source::Operator,
+    }
+}
+
 struct Door {
     book: PeerBook,
     operators: Arc<Vec<PeerId>>,
     /// Where those came from whose handshake is under way: a connection may move before it is a session.
     /// As many as the core has half-open.
-    places: Mutex<BTreeMap<Ticket, SocketAddr>>,
+    places: Mutex<BTreeMap<Ticket, Remote>>,
 }
 
 impl Door {
-    fn places(&self) -> MutexGuard<'_, BTreeMap<Ticket, SocketAddr>> {
+    fn places(&self) -> MutexGuard<'_, BTreeMap<Ticket, Remote>> {
         self.places.lock().expect("no code panics while it holds the places")
     }
 
@@ -112,13 +121,13 @@ impl Door {
 }
 
 impl Porter for Door {
-    fn knocks(&self, address: SocketAddr, validated: bool) -> Knock {
-        let source = Source::Peer(address.into());
+    fn knocks(&self, from: Remote, validated: bool) -> Knock {
+        let source = source_of(from);
         let now = self.book.now();
         let incoming = self.book.lock().incoming(&source, validated, now);
         match incoming {
             Incoming::Accept(Admission(number)) => {
-                self.places().insert(Ticket(number), address);
+                self.places().insert(Ticket(number), from);
                 Knock::Enter(Ticket(number))
             }
             Incoming::ValidateAddress => Knock::ProveAddress,
@@ -153,8 +162,8 @@ impl Porter for Door {
             discovery.inbound_left(&peer);
             return Ok(None);
         };
-        let address = self.places().remove(&ticket).unwrap_or_else(|| session.remote_address());
-        let source = Source::Peer(address.into());
+        let from = self.places().remove(&ticket).unwrap_or_else(|| session.remote());
+        let source = source_of(from);
         let ticket = Admission(ticket.0);
         let mut discovery = self.book.lock();
         let arrival = match session.role() {
