@@ -63,6 +63,7 @@ use crate::{
         contracts::Contracts,
         events,
         execution::Execution,
+        hidden::Hidden,
         peers::{PeerBook, PeerService, ToPeers, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
@@ -597,6 +598,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         views: views.clone(),
         relay: to_transactions.clone(),
         metrics: metrics.clone(),
+        hidden: Hidden::new(tor.clone(), book.clone(), pool.clone(), views.clone(), metrics.clone()),
     };
     let rpc = Rpc {
         relay: relay_stats,

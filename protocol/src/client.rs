@@ -51,9 +51,9 @@ use crate::{
     session::{Session, SessionContext, drive, establish},
     tally::Tally,
     transport::{
-        Closed, RecvStream, Remote, SendStream,
+        Closed, DialError, RecvStream, Remote, SendStream,
         quic::{Dialled, Endpoint, Socket},
-        stream::StreamEndpoint,
+        stream::{BoxedStream, StreamEndpoint},
     },
 };
 
@@ -174,8 +174,8 @@ pub struct Connector {
 #[derive(Debug, Clone)]
 enum Ways {
     Quic(Endpoint),
-    /// To sockets in the file system.
-    Local(StreamEndpoint),
+    /// To sockets in the file system, or over a stream of the caller's.
+    Streams(StreamEndpoint),
 }
 
 /// A client that is about to be: its first question is answered, its handshake may not be complete.
@@ -195,7 +195,7 @@ impl Connector {
     /// Opens a socket that can reach `target`. Must be called inside a tokio runtime.
     pub async fn open(config: ClientConfig, target: &Multiaddr) -> Result<Self, ClientError> {
         if unix_socket(target).is_some() {
-            let ways = Ways::Local(StreamEndpoint::new(&config.identity)?);
+            let ways = Ways::Streams(StreamEndpoint::new(&config.identity)?);
             return Ok(Self { ways, timeout: config.timeout });
         }
         let resolved = QuicAddress::parse(target)?.resolve().await?;
@@ -222,7 +222,7 @@ impl Connector {
     pub async fn connect(&self, address: &Multiaddr) -> Result<Client, ClientError> {
         let endpoint = match &self.ways {
             Ways::Quic(endpoint) => endpoint,
-            Ways::Local(streams) => {
+            Ways::Streams(streams) => {
                 return tokio::time::timeout(self.timeout, self.connect_local(streams, address))
                     .await
                     .map_err(|_| ClientError::TimedOut(address.clone()))?;
@@ -425,6 +425,25 @@ impl Client {
         Connector::open(config, address).await?.connect(address).await
     }
 
+    /// Connects over a stream that leads to a node, wherever it comes from.
+    pub async fn over(
+        config: ClientConfig,
+        stream: BoxedStream,
+        peer: PeerId,
+        remote: Remote,
+    ) -> Result<Self, ClientError> {
+        let streams = StreamEndpoint::new(&config.identity)?;
+        let connector = Connector { ways: Ways::Streams(streams.clone()), timeout: config.timeout };
+        let attempt = async {
+            let link = streams.dial(stream, peer, remote).await.map_err(ConnectError::from)?;
+            connector.greet(link).await
+        };
+        let gave_up = DialError::TimedOut(remote);
+        tokio::time::timeout(config.timeout, attempt)
+            .await
+            .unwrap_or_else(|_| Err(ConnectError::from(gave_up).into()))
+    }
+
     /// The session below.
     pub fn session(&self) -> &Session {
         &self.session.0
@@ -478,7 +497,7 @@ impl Client {
         let idle = async {
             match &self.ways {
                 Ways::Quic(endpoint) => endpoint.wait_idle().await,
-                Ways::Local(streams) => streams.wait_idle().await,
+                Ways::Streams(streams) => streams.wait_idle().await,
             }
         };
         let _ = tokio::time::timeout(FAREWELL_MAX, idle).await;

@@ -498,7 +498,7 @@ impl Rude {
 
 #[tokio::test(start_paused = true)]
 async fn streams_of_no_kind_no_segments_and_too_many_streams_end_the_link() {
-    let too_many = OPENED_MAX as u32;
+    let too_many = OPENED_MAX as u32 + 1;
     for (what, opens, expected) in [
         ("a one-way stream in good order", vec![(3, vec![1, 0x10, 1, 2, 1])], None),
         ("no such kind of stream", vec![(3, vec![9])], Some(Code::ProtocolViolation)),

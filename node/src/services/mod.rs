@@ -20,6 +20,7 @@ pub(crate) mod contracts;
 pub(crate) mod events;
 pub(crate) mod execution;
 pub(crate) mod follow;
+pub(crate) mod hidden;
 pub(crate) mod peers;
 pub(crate) mod requests;
 pub(crate) mod rpc;

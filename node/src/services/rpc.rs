@@ -189,7 +189,7 @@ impl Rpc {
             Frame::SubmitRequest(request) => {
                 let Ok(privacy) = message::Privacy::try_from(request.privacy) else {
                     let reason =
-                        "this way to relay a transaction is not known here; fast (0) and stem (1) are";
+                        "this way to relay a transaction is not known here; fast (0), stem (1) and tor (2) are";
                     return Err(Failure::new(message::RpcCode::RpcInvalid, reason));
                 };
                 self.submissions.submit(request.transactions, privacy).await.to_frame()

@@ -1,11 +1,13 @@
 //! What the peer task shares with others: the discovery cores behind a lock, and the gate that asks them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use ghost_discovery::{
+    address::{Endpoint, Host, Network},
+    book::Table,
     clock::Now,
     inbound::{Arrival, Incoming, Refusal, Ticket as Admission},
     netgroup::Source,
@@ -18,8 +20,10 @@ use ghost_protocol::{
     handshake::Role,
     overlay::{Gate, Knock, Porter, Ticket},
     session::Direction,
-    transport::Remote,
+    transport::{Onion, Remote},
 };
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -54,6 +58,24 @@ impl PeerBook {
     /// A peer's score: 0 is clean, at 100 it is banned.
     pub(crate) fn conduct(&self, peer: &PeerId) -> i32 {
         self.lock().ledger().score(peer, self.clock.unix_ms()).round() as i32
+    }
+
+    /// Up to so many other peers with an onion service, chosen as for dialling, and where.
+    pub(crate) fn onion_places(&self, count: usize, without: &BTreeSet<PeerId>) -> Vec<(PeerId, Onion)> {
+        let now = self.clock.unix_ms();
+        let mut rng = ChaCha12Rng::from_seed(rand::random());
+        let mut taken = without.clone();
+        let discovery = self.lock();
+        let mut next = || {
+            let other = |peer: &PeerId, _: &Endpoint| !taken.contains(peer);
+            let chosen = discovery.book().select(Table::Either, Some(Network::Onion), other, &mut rng, now)?;
+            taken.insert(chosen.peer);
+            match chosen.endpoint.host() {
+                Host::Onion(name) => Some((chosen.peer, Onion { name: **name, port: chosen.endpoint.port() })),
+                _ => None,
+            }
+        };
+        std::iter::from_fn(&mut next).take(count).collect()
     }
 
     /// Whom the node bans now, and why.
