@@ -49,6 +49,7 @@ use tokio::{
     time::Instant,
 };
 
+pub use crate::services::tor::{TorParts, TorWay};
 use crate::{
     chain::{Chain, HeadView, OpenError},
     clock::Clock,
@@ -76,7 +77,6 @@ use crate::{
 };
 #[cfg(feature = "tor")]
 use ghost_protocol::transport::tor::ArtiConfig;
-pub use crate::services::tor::{TorParts, TorWay};
 
 use ghost_discovery::{
     clock::Now,

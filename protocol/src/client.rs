@@ -342,11 +342,7 @@ impl Connector {
         let context = SessionContext::default();
         let (session, greeted) = establish(link, &hello, &context).await.map_err(ConnectError::from)?;
         tokio::spawn(drive(session.clone(), greeted));
-        Ok(Client {
-            session: Arc::new(Held(session)),
-            ways: self.ways.clone(),
-            timeout: self.timeout,
-        })
+        Ok(Client { session: Arc::new(Held(session)), ways: self.ways.clone(), timeout: self.timeout })
     }
 }
 

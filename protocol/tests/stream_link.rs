@@ -254,11 +254,13 @@ async fn an_identity_mismatch_blames_nobody_and_we_are_never_dialled() {
 async fn a_cross_dial_leaves_one_session_and_loses_nothing() {
     let wires = Arc::new(Wires::default());
     let (one, mut two) = (node(&wires, 1), node(&wires, 2));
-    let (there, back) = tokio::join!(one.overlay.dial(two.peer(), two.at), two.overlay.dial(one.peer(), one.at));
+    let (there, back) =
+        tokio::join!(one.overlay.dial(two.peer(), two.at), two.overlay.dial(one.peer(), one.at));
     there.unwrap();
     back.unwrap();
     sleep(Duration::from_secs(5)).await;
-    let (ours, theirs) = (one.overlay.session(&two.peer()).unwrap(), two.overlay.session(&one.peer()).unwrap());
+    let (ours, theirs) =
+        (one.overlay.session(&two.peer()).unwrap(), two.overlay.session(&one.peer()).unwrap());
     assert_ne!(ours.direction(), theirs.direction(), "the same connection");
     assert_eq!(ours.short_id_key(), theirs.short_id_key());
     assert_eq!(one.overlay.open_connections(), 1, "the other is gone");
@@ -354,10 +356,8 @@ async fn what_is_queued_arrives_before_a_drained_session_closes() {
 async fn links(bytes: usize) -> (Link, Link, StreamEndpoint, StreamEndpoint) {
     let (near, far) = duplex(bytes);
     let (one, two) = (StreamEndpoint::new(&identity(1)).unwrap(), StreamEndpoint::new(&identity(2)).unwrap());
-    let (dialled, accepted) = tokio::join!(
-        one.dial(near, identity(2).peer_id(), onion(2).into()),
-        two.accept(far, Remote::Tor)
-    );
+    let (dialled, accepted) =
+        tokio::join!(one.dial(near, identity(2).peer_id(), onion(2).into()), two.accept(far, Remote::Tor));
     (dialled.unwrap(), accepted.unwrap(), one, two)
 }
 
@@ -384,7 +384,13 @@ async fn ends_resets_and_stops_say_what_they_say_on_quic() {
     let mut send = one.open_uni().await.unwrap();
     send.write_all(b"x").await.unwrap();
     let mut recv = two.accept_uni().await.unwrap();
-    let writing = tokio::spawn(async move { loop { if let Err(error) = send.write_all(&[0; 50_000]).await { return error } } });
+    let writing = tokio::spawn(async move {
+        loop {
+            if let Err(error) = send.write_all(&[0; 50_000]).await {
+                return error;
+            }
+        }
+    });
     sleep(Duration::from_secs(1)).await;
     recv.stop(Code::Busy).unwrap();
     let error = timeout(Duration::from_secs(1), writing).await.unwrap().unwrap();
@@ -404,7 +410,10 @@ async fn ends_resets_and_stops_say_what_they_say_on_quic() {
     sleep(Duration::from_secs(1)).await;
     two.close(Code::Flooding, "enough");
     let closed = timeout(Duration::from_secs(3), one.closed()).await.unwrap();
-    assert_eq!((closed.by, closed.code, closed.reason.as_str()), (ClosedBy::Peer, Some(Code::Flooding), "enough"));
+    assert_eq!(
+        (closed.by, closed.code, closed.reason.as_str()),
+        (ClosedBy::Peer, Some(Code::Flooding), "enough")
+    );
     assert!(matches!(writing.await.unwrap(), Err(ghost_protocol::transport::WriteError::Lost(_))));
     assert!(one.open_uni().await.is_err());
 }
@@ -424,10 +433,8 @@ async fn a_link_on_which_nothing_is_heard_is_lost_after_thirty_seconds() {
             () = cutting.notified() => std::future::pending::<()>().await,
         }
     });
-    let (dialled, accepted) = tokio::join!(
-        one.dial(near, identity(2).peer_id(), onion(2).into()),
-        two.accept(inner, Remote::Tor)
-    );
+    let (dialled, accepted) =
+        tokio::join!(one.dial(near, identity(2).peer_id(), onion(2).into()), two.accept(inner, Remote::Tor));
     let (dialled, accepted) = (dialled.unwrap(), accepted.unwrap());
     // Idle is not silent: both say something every few seconds.
     sleep(Duration::from_secs(120)).await;
@@ -565,7 +572,11 @@ async fn the_same_over_tcp() {
     });
     let inbox = InboxBuilder::new().build();
     let config = OverlayConfig {
-        onion: Some(OnionFace { identity: identity(1), hello: hello(1, &inbox), carrier: Arc::new(Tcp(address)) }),
+        onion: Some(OnionFace {
+            identity: identity(1),
+            hello: hello(1, &inbox),
+            carrier: Arc::new(Tcp(address)),
+        }),
         dials_ip: false,
         identity: identity(3),
         hello: hello(3, &inbox),

@@ -228,7 +228,9 @@ impl TorNetwork {
     /// itself after [`Self::settle`].
     pub fn start(dir: &Path, place: &Place) -> io::Result<Self> {
         let kinds = [(Kind::Authority, "auth", 3), (Kind::Relay, "relay", 3), (Kind::Exit, "exit", 2)];
-        let named = kinds.iter().flat_map(|(kind, name, count)| (0..*count).map(move |n| (*kind, format!("{name}{n}"))));
+        let named = kinds
+            .iter()
+            .flat_map(|(kind, name, count)| (0..*count).map(move |n| (*kind, format!("{name}{n}"))));
         let named: Vec<_> = named.collect();
         let mut ports = free_ports(2 * named.len())?.into_iter();
         let mut port = || ports.next().unwrap_or_default();
@@ -258,7 +260,10 @@ impl TorNetwork {
             sleep(Duration::from_millis(50));
         }
         for relay in &mut relays {
-            fs::write(relay.file("torrc"), format!("{}{authorities}{}", relay.common(), relay.of_its_kind()))?;
+            fs::write(
+                relay.file("torrc"),
+                format!("{}{authorities}{}", relay.common(), relay.of_its_kind()),
+            )?;
             if relay.kind == Kind::Authority {
                 fs::write(relay.file("sr-state"), shared_random(unix_s()))?;
             }
@@ -289,9 +294,13 @@ impl TorNetwork {
             }
             if Instant::now() > deadline {
                 let names: Vec<&str> = late.iter().map(|relay| relay.name.as_str()).collect();
-                return Err(failed(format!("the network does not agree; still missing: {}", names.join(", "))));
+                return Err(failed(format!(
+                    "the network does not agree; still missing: {}",
+                    names.join(", ")
+                )));
             }
-            let agreed = self.relays.iter().filter(|relay| relay.kind == Kind::Authority).all(|one| one.knows(count));
+            let agreed =
+                self.relays.iter().filter(|relay| relay.kind == Kind::Authority).all(|one| one.knows(count));
             if agreed && reminded.elapsed() > REMIND_EVERY {
                 reminded = Instant::now();
                 late.iter().for_each(|relay| relay.signal(Signal::HUP));
@@ -361,7 +370,8 @@ fn make_keys(relays: &[Relay]) -> io::Result<()> {
     let nobody = "A".repeat(40);
     let mut making = Vec::new();
     for relay in relays {
-        let text = format!("{}DirAuthority x orport=1 v3ident={nobody} 127.0.0.1:1 {nobody}\n", relay.common());
+        let text =
+            format!("{}DirAuthority x orport=1 v3ident={nobody} 127.0.0.1:1 {nobody}\n", relay.common());
         fs::write(relay.file("torrc"), text)?;
         let mut command = relay.command(&Place::Here);
         making.push(command.args(["--hush", "--list-fingerprint"]).spawn()?);
@@ -378,7 +388,9 @@ fn agree(relays: &[Relay]) -> io::Result<(String, String)> {
         let certificate = fs::read_to_string(relay.file("keys/authority_certificate"))?;
         let identity = certificate.lines().find_map(|line| line.strip_prefix("fingerprint "));
         let identity = identity.ok_or_else(|| failed("the certificate names no fingerprint"))?.to_owned();
-        torrc += &format!("DirAuthority {name} orport={or_port} no-v2 v3ident={identity} 127.0.0.1:{dir_port} {rsa}\n");
+        torrc += &format!(
+            "DirAuthority {name} orport={or_port} no-v2 v3ident={identity} 127.0.0.1:{dir_port} {rsa}\n"
+        );
         caches += &format!(
             "  {{ rsa_identity = \"{rsa}\", ed_identity = \"{ed}\", orports = [\"127.0.0.1:{or_port}\"] }},\n"
         );

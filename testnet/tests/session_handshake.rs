@@ -13,9 +13,7 @@ use ghost_protocol::{
     overlay::ConnectError,
     session::{Delivery, Direction},
     tally::Event,
-    transport::{
-        Closed, ClosedBy, DialError, Link,
-    },
+    transport::{Closed, ClosedBy, DialError, Link},
 };
 use ghost_testnet::sim::{
     NodeId, Path, Peer, Setup, World,

@@ -163,7 +163,8 @@ fn to_text(status: &message::Status) -> String {
     }
     if let Some(tor) = &status.tor {
         let ready = if tor.ready { "ready".to_owned() } else { format!("{} % there", tor.percent) };
-        let service = if tor.service.is_empty() { String::new() } else { format!("; onion service {}", tor.service) };
+        let service =
+            if tor.service.is_empty() { String::new() } else { format!("; onion service {}", tor.service) };
         line("Tor", format!("{} ({}): {}{service}", ready, tor.mode, tor.detail));
     }
     for alarm in &status.alarms {

@@ -79,7 +79,8 @@ impl Hidden {
 
     /// A place for one submission, or why there is none: a word for programs, and a text for people.
     pub(crate) fn begin(&self) -> Result<Underway, (&'static str, String)> {
-        let unable = |text: &str| ("no_tor", format!("{text}; nothing was sent. Use stem, or try again later"));
+        let unable =
+            |text: &str| ("no_tor", format!("{text}; nothing was sent. Use stem, or try again later"));
         let Some(tor) = &self.tor else {
             return Err(unable("this node does not use Tor (tor.mode is \"off\")"));
         };

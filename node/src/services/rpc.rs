@@ -32,7 +32,7 @@ use super::{
     transactions::accounts_of,
 };
 use crate::{
-    chain::{BlockRef, HeadView},
+    chain::{BlockRef, HeadView, lost_blocks},
     clock::Clock,
     metrics::{Metrics, resident_bytes},
     store::StoreError,
@@ -188,8 +188,7 @@ impl Rpc {
             Frame::StatusRequest(_) => self.status(&view).to_frame(),
             Frame::SubmitRequest(request) => {
                 let Ok(privacy) = message::Privacy::try_from(request.privacy) else {
-                    let reason =
-                        "this way to relay a transaction is not known here; fast (0), stem (1) and tor (2) are";
+                    let reason = "this way to relay a transaction is not known here; fast (0), stem (1) and tor (2) are";
                     return Err(Failure::new(message::RpcCode::RpcInvalid, reason));
                 };
                 self.submissions.submit(request.transactions, privacy).await.to_frame()
@@ -299,7 +298,13 @@ impl Rpc {
             },
             relay: Some(Box::new(relay_status(&self.relay.borrow()))),
             reachability: Some(Box::new(self.peer_book.reachability())),
-            alarms: self.tor.iter().filter_map(|tor| tor.alarm()).chain(self.peer_book.alarms()).collect(),
+            alarms: view
+                .lost()
+                .map(|lost| lost_blocks(view.finalized().height, lost.height))
+                .into_iter()
+                .chain(self.tor.iter().filter_map(|tor| tor.alarm()))
+                .chain(self.peer_book.alarms())
+                .collect(),
             tor: self.tor.as_ref().map(|tor| tor.status()),
         }
     }

@@ -6,6 +6,8 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ghost_proto::message;
+#[cfg(feature = "tor")]
+use ghost_protocol::transport::tor::{Arti, ArtiConfig, Hosted};
 use ghost_protocol::{
     Identity, Overlay,
     transport::{
@@ -14,8 +16,6 @@ use ghost_protocol::{
         tor::{Progress, SocksCarrier},
     },
 };
-#[cfg(feature = "tor")]
-use ghost_protocol::transport::tor::{Arti, ArtiConfig, Hosted};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -65,9 +65,15 @@ pub enum TorWay {
 }
 
 enum Runs {
-    Daemon { progress: watch::Receiver<Progress>, looking: JoinHandle<()> },
+    Daemon {
+        progress: watch::Receiver<Progress>,
+        looking: JoinHandle<()>,
+    },
     #[cfg(feature = "tor")]
-    Own { arti: Arc<Arti>, hosted: Option<Hosted> },
+    Own {
+        arti: Arc<Arti>,
+        hosted: Option<Hosted>,
+    },
 }
 
 /// Tor as it runs.
@@ -110,7 +116,9 @@ impl Tor {
                         Some(tokio::spawn(async move {
                             loop {
                                 match listener.accept().await {
-                                    Ok((stream, _)) => drop(arrived.try_send(Box::new(stream) as BoxedStream)),
+                                    Ok((stream, _)) => {
+                                        drop(arrived.try_send(Box::new(stream) as BoxedStream))
+                                    }
                                     // Descriptors have run out, as a rule: some come back.
                                     Err(_) => sleep(Duration::from_millis(100)).await,
                                 }
@@ -168,7 +176,9 @@ impl Tor {
             (_, None) => String::new(),
             (Runs::Daemon { .. }, Some(_)) => "forwarded by the daemon".into(),
             #[cfg(feature = "tor")]
-            (Runs::Own { hosted, .. }, Some(_)) => hosted.as_ref().map(Hosted::state).unwrap_or_default().into(),
+            (Runs::Own { hosted, .. }, Some(_)) => {
+                hosted.as_ref().map(Hosted::state).unwrap_or_default().into()
+            }
         };
         message::TorStatus {
             mode: self.mode.name().into(),
@@ -178,7 +188,8 @@ impl Tor {
             onion: self
                 .onion
                 .map(|onion| {
-                    ghost_protocol::address::with_peer(onion.to_multiaddr(), self.identity.peer_id()).to_string()
+                    ghost_protocol::address::with_peer(onion.to_multiaddr(), self.identity.peer_id())
+                        .to_string()
                 })
                 .unwrap_or_default(),
             service,
@@ -189,7 +200,9 @@ impl Tor {
     pub(crate) fn alarm(&self) -> Option<String> {
         let Progress { percent, ready, detail } = self.progress();
         let meanwhile = match self.mode {
-            TorMode::Only => "tor.mode is \"only\", so this node has no peers and sends nothing until it does",
+            TorMode::Only => {
+                "tor.mode is \"only\", so this node has no peers and sends nothing until it does"
+            }
             TorMode::Also | TorMode::Off => "peers over IP are not affected",
         };
         (!ready).then(|| format!("Tor does not work ({percent} %): {detail}; {meanwhile}"))
@@ -215,10 +228,14 @@ pub(crate) async fn accept(overlay: Overlay, mut arriving: Arriving) {
 async fn look(socks: SocketAddr, told: watch::Sender<Progress>) {
     loop {
         let progress = match timeout(LOOK_TIME, TcpStream::connect(socks)).await {
-            Ok(Ok(_)) => Progress { percent: 100, ready: true, detail: format!("a daemon answers at {socks}") },
-            Ok(Err(error)) => {
-                Progress { percent: 0, ready: false, detail: format!("no tor daemon answers at {socks}: {error}") }
+            Ok(Ok(_)) => {
+                Progress { percent: 100, ready: true, detail: format!("a daemon answers at {socks}") }
             }
+            Ok(Err(error)) => Progress {
+                percent: 0,
+                ready: false,
+                detail: format!("no tor daemon answers at {socks}: {error}"),
+            },
             Err(_) => Progress { percent: 0, ready: false, detail: format!("{socks} does not answer") },
         };
         told.send_replace(progress);

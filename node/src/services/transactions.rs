@@ -289,7 +289,9 @@ impl Running {
     }
 
     fn peer_up(&mut self, session: Session) {
-        let (Some(own_salt), Some(their_salt)) = (session.own_salt(), session.hello().tx_salt) else { return };
+        let (Some(own_salt), Some(their_salt)) = (session.own_salt(), session.hello().tx_salt) else {
+            return;
+        };
         let peer = session.peer();
         let active = self.peers.values().filter(|peer| peer.active).count() < ACTIVE_LINKS_MAX;
         let input = Input::PeerUp {

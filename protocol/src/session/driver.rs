@@ -396,9 +396,7 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
                 inner.context.tally.sent(class, written.frames, written.bytes.len());
                 stream = Some(push);
             }
-            Err(WriteError::Stopped(Code::Stalled))
-                if push.opened.elapsed() >= FRAME_DEADLINE =>
-            {
+            Err(WriteError::Stopped(Code::Stalled)) if push.opened.elapsed() >= FRAME_DEADLINE => {
                 batch = Some(written);
             }
             Err(_) => return fail(&inner, index),

@@ -22,7 +22,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{class::Class, transport::{SendStream, WriteError}};
+use crate::{
+    class::Class,
+    transport::{SendStream, WriteError},
+};
 
 /// A connection that is busy sending makes room with every acknowledgement, a few milliseconds apart.
 /// After this long it is not the connection that is full.

@@ -68,10 +68,13 @@ impl PeerBook {
         let discovery = self.lock();
         let mut next = || {
             let other = |peer: &PeerId, _: &Endpoint| !taken.contains(peer);
-            let chosen = discovery.book().select(Table::Either, Some(Network::Onion), other, &mut rng, now)?;
+            let chosen =
+                discovery.book().select(Table::Either, Some(Network::Onion), other, &mut rng, now)?;
             taken.insert(chosen.peer);
             match chosen.endpoint.host() {
-                Host::Onion(name) => Some((chosen.peer, Onion { name: **name, port: chosen.endpoint.port() })),
+                Host::Onion(name) => {
+                    Some((chosen.peer, Onion { name: **name, port: chosen.endpoint.port() }))
+                }
                 _ => None,
             }
         };

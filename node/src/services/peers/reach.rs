@@ -12,9 +12,7 @@ use ghost_frames::{
     discovery::{DialBackAnswer, DialBackOutcome, DialBackRequest},
 };
 use ghost_proto::{Multiaddr, PeerId, message};
-use ghost_protocol::{
-    Session, address::of_socket, inbox::Asked, session::Direction, transport::DialError,
-};
+use ghost_protocol::{Session, address::of_socket, inbox::Asked, session::Direction, transport::DialError};
 
 use super::{PeerBook, Report, Running};
 

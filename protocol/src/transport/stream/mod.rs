@@ -36,8 +36,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 use super::{
-    Closed, ClosedBy, DialError, Link, Remote,
-    SHORT_ID_LABEL,
+    Closed, ClosedBy, DialError, Link, Remote, SHORT_ID_LABEL,
     quic::{
         tls,
         tuning::{self, KEEP_ALIVE},
@@ -357,7 +356,8 @@ impl StreamEndpoint {
         });
         let (link_stream, io) = oneshot::channel();
         let (over, is_over) = oneshot::channel();
-        let (link_stream, own) = if inbound { (link_stream, None) } else { (oneshot::channel().0, Some(link_stream)) };
+        let (link_stream, own) =
+            if inbound { (link_stream, None) } else { (oneshot::channel().0, Some(link_stream)) };
         let farewells = self.farewells.clone();
         farewells.send_modify(|links| *links += 1);
         let driven = shared.clone();

@@ -260,8 +260,8 @@ impl Pipe {
 impl State {
     /// Nothing is left to do without somebody who reads or writes.
     fn is_settled(&self) -> bool {
-        let over = !matches!(self.sending, Sending::Open | Sending::Finished)
-            && self.receiving != Receiving::Open;
+        let over =
+            !matches!(self.sending, Sending::Open | Sending::Finished) && self.receiving != Receiving::Open;
         self.outgoing.is_empty() && (self.halves > 0 || over)
     }
 

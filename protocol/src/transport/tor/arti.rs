@@ -119,7 +119,8 @@ impl Arti {
     pub fn start(settings: &ArtiConfig) -> io::Result<Self> {
         // The library takes its cryptography from the process. Whoever was first chose the same.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let config = config(settings).map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
+        let config =
+            config(settings).map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let runtime = PreferredRuntime::current()?;
         let client = TorClient::with_runtime(runtime)
             .config(config)
@@ -164,7 +165,8 @@ impl Arti {
             let streams = tor_hsservice::handle_rend_requests(requests);
             tokio::pin!(streams);
             while let Some(request) = streams.next().await {
-                let wanted = matches!(request.request(), IncomingStreamRequest::Begin(begin) if begin.port() == port);
+                let wanted =
+                    matches!(request.request(), IncomingStreamRequest::Begin(begin) if begin.port() == port);
                 if !wanted {
                     // Whoever tried is told what a closed port tells, and no more.
                     let _ = request.reject(End::new_with_reason(EndReason::DONE)).await;

@@ -117,7 +117,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         drop(listener);
         let onion = Onion { name: [3; 35], port: 1 };
-        let error = SocksCarrier::new(address, [7; 32]).connect(onion, Isolation::Once(1)).await.err().unwrap();
+        let error =
+            SocksCarrier::new(address, [7; 32]).connect(onion, Isolation::Once(1)).await.err().unwrap();
         assert!(error.to_string().contains(&address.to_string()), "{error}");
     }
 }
