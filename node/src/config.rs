@@ -23,8 +23,8 @@ use toml::de::{DeTable, DeValue};
 use crate::logging;
 
 pub use address::{listen_socket, parse_listen, parse_node, parse_peer};
-pub use schema::{Chain, Config, FIELDS, Log, Mempool, Metrics, Network, Rpc, Store, Wallet};
-pub use value::{Field, Kind, LogFormat, Role};
+pub use schema::{Chain, Config, FIELDS, Log, Mempool, Metrics, Network, Rpc, Store, Tor, Wallet};
+pub use value::{Field, Kind, LogFormat, Role, TorMode};
 
 /// Longest `config.toml` that is read, in bytes.
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
@@ -241,6 +241,11 @@ impl Layers {
         self.check("network.seeds", network.seeds.iter().try_for_each(address::check_peer))?;
         let external = network.external_address.iter().try_for_each(address::check_external);
         self.check("network.external_address", external)?;
+        self.check("network.peers", address::check_networks(&network.peers, &config.tor))?;
+        self.check("network.seeds", address::check_networks(&network.seeds, &config.tor))?;
+        self.check("network.dns_seeds", address::check_dns(network, &config.tor))?;
+        self.check("tor.mode", address::check_tor(&config.tor))?;
+        self.check("tor.external_address", address::check_onion(&config.tor))?;
         self.check("log.filter", logging::check(&config.log.filter).map_err(|error| error.to_string()))?;
         Ok(config)
     }

@@ -21,7 +21,7 @@ use rustix::{
 use crate::{
     chain::{LOST_BLOCKS, lost_blocks},
     cli::output::count_for_people,
-    config::{Config, Role},
+    config::{Config, Role, TorMode},
     home::{Home, HomeError, read_key_file},
     store::{CACHE_BYTES_DEFAULT, Records, SledStore, StoreError},
 };
@@ -206,8 +206,13 @@ pub enum Listening<'a> {
 
 /// Whether the node could listen where it should, or does.
 pub fn ports(config: &Config, node: Listening<'_>) -> Check {
-    let sockets: Vec<SocketAddr> = config.network.listen.iter().filter_map(socket_of).collect();
+    let only_tor = config.tor.mode == TorMode::Only;
+    let listen = config.network.listen.iter().filter(|_| !only_tor);
+    let sockets: Vec<SocketAddr> = listen.filter_map(socket_of).collect();
     let mut seen = Vec::new();
+    if only_tor {
+        seen.push("no UDP port is opened behind Tor alone".to_owned());
+    }
     match node {
         Listening::NotRunning => {
             for socket in &sockets {
@@ -478,7 +483,25 @@ pub fn node(status: &message::Status, took: Duration) -> Vec<Check> {
     } else {
         Check::good("sync", "in step with its peers")
     });
-    for alarm in &status.alarms {
+    if let Some(tor) = &status.tor {
+        let percent = tor.percent;
+        let detail = [tor.detail.as_str(), tor.service.as_str()].join("; ");
+        checks.push(match (tor.ready, tor.mode.as_str()) {
+            (true, _) => Check::good("tor", detail.trim_end_matches("; ").to_owned()),
+            (false, "only") => Check::bad(
+                "tor",
+                format!("Tor does not work ({percent} %): {}. Nothing is sent until it does", tor.detail),
+                "wait if it has just begun; see that this machine reaches the Tor network (bridges: tor.settings), or that the daemon of tor.socks runs",
+            ),
+            (false, _) => Check::warning(
+                "tor",
+                format!("Tor does not work ({percent} %): {}", tor.detail),
+                "see that this machine reaches the Tor network, or that the daemon of tor.socks runs; set tor.mode to \"off\" to do without",
+            ),
+        });
+    }
+    // What Tor lacks is said above.
+    for alarm in status.alarms.iter().filter(|alarm| !alarm.starts_with("Tor does not work")) {
         if alarm.starts_with(LOST_BLOCKS) {
             checks.push(Check::bad("store", alarm.clone(), LOST_BLOCKS_MEND));
             continue;

@@ -4,10 +4,13 @@
 //! config.toml    settings, with what each costs beside it
 //! genesis.toml   which chain this is
 //! node.key       who the node is to other peers          only its owner may read it
+//! tor.key        who it is to peers behind Tor           likewise; made when it first uses Tor
 //! operator.key   who may give it orders                  likewise
 //! authority.key  proposes and votes; few nodes have one  likewise
 //! accounts/      keys of accounts, for `ghostd tx send`  likewise
 //! data/          the store
+//! tor/           what Tor keeps: keys of onion services, guards, its directory
+//! control.sock   where its operator reaches a node that listens nowhere else
 //! lock           held while a node runs here; says which process
 //! address        where the running node listens, one multiaddr a line
 //! ```
@@ -255,6 +258,27 @@ impl Home {
     /// Who the node is to other peers.
     pub fn node_key(&self) -> Result<KeyPair, HomeError> {
         read_key_file(&self.node_key_path())
+    }
+
+    /// Who the node is to peers behind Tor. Made when it is asked for the first time.
+    pub fn tor_key(&self) -> Result<KeyPair, HomeError> {
+        let path = self.root.join("tor.key");
+        if !path.exists() {
+            write_key_file(&path, &fresh_key()?)?;
+        }
+        read_key_file(&path)
+    }
+
+    /// Where Tor keeps what it must not forget. Made, for its owner alone, when it is asked for.
+    pub fn tor_dir(&self) -> Result<PathBuf, HomeError> {
+        let path = self.root.join("tor");
+        make_dir(&path)?;
+        Ok(path)
+    }
+
+    /// Where the operator reaches a node that listens nowhere else.
+    pub fn control_path(&self) -> PathBuf {
+        self.root.join("control.sock")
     }
 
     /// Who may give the node orders.

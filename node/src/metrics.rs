@@ -61,7 +61,7 @@ labels! {
     /// Who started a connection, or which way bytes go.
     Direction { Inbound = "inbound", Outbound = "outbound" }
     /// What kind of address a peer is reached at.
-    Network { Ip4 = "ip4", Ip6 = "ip6", Onion = "onion" }
+    Network { Ip4 = "ip4", Ip6 = "ip6", Onion = "onion", Local = "local" }
     /// What the other side of a session is.
     PeerRole { Node = "node", Client = "client" }
 }
@@ -96,6 +96,7 @@ macro_rules! metrics {
             $($(#[doc = $doc])* pub $field: $type,)*
             sessions: Family<SessionLabels, Gauge>,
             rejected: Family<Reason, Counter>,
+            hidden: Family<Reason, Counter>,
             served: Family<KindLabel, Counter>,
         }
 
@@ -111,6 +112,8 @@ macro_rules! metrics {
                 )*
                 let sessions = Family::default();
                 registry.register("sessions", "Connections that are open now, by who dialled, network and role", sessions.clone());
+                let hidden = Family::default();
+                registry.register("submissions_over_tor", "Submissions over circuits of Tor: confirmed when the network brought them back, or given_up", hidden.clone());
                 let rejected = Family::default();
                 registry.register("transactions_rejected", "Transactions not taken into the mempool, by reason; not those known already", rejected.clone());
                 let served = Family::default();
@@ -118,7 +121,7 @@ macro_rules! metrics {
                 let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
                 registry.register("build", "The running version", build);
                 registry.register_collector(Box::new(process::ProcessCollector::new()));
-                Self { registry: Mutex::new(registry), $($field,)* sessions, rejected, served }
+                Self { registry: Mutex::new(registry), $($field,)* sessions, rejected, hidden, served }
             }
         }
     };
@@ -268,6 +271,11 @@ impl Metrics {
     /// A transaction was not taken. `reason` is the word that submitters get.
     pub fn transaction_rejected(&self, reason: &'static str) {
         self.rejected.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A submission over Tor is over, and how: `confirmed` or `given_up`.
+    pub fn hidden_submission(&self, reason: &'static str) {
+        self.hidden.get_or_create(&Reason { reason }).inc();
     }
 
     /// A request was answered. `kind` is the frame's name in the registry.

@@ -13,6 +13,7 @@
 use std::{
     io,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -32,25 +33,27 @@ use ghost_proto::{
 };
 use ghost_protocol::{
     Identity, Overlay,
-    address::{AddressError, of_socket, with_peer},
+    address::{AddressError, of_socket, of_unix_socket, with_peer},
     handshake::{LocalHello, Role},
     inbox::InboxBuilder,
-    overlay::OverlayConfig,
+    overlay::{OnionFace, OverlayConfig},
     session::SessionContext,
-    transport::quic::Socket,
+    transport::{Onion, Remote, quic::Socket},
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 use tokio::{
+    net::UnixListener,
     sync::{mpsc, oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
 
+pub use crate::services::tor::{TorParts, TorWay};
 use crate::{
     chain::{Chain, HeadView, OpenError},
     clock::Clock,
-    config::{self, Config},
+    config::{self, Config, TorMode},
     engine::intrinsic_gas,
     exporter::{Exporter, ExporterError},
     home::{Home, HomeError, read_key_file},
@@ -61,16 +64,21 @@ use crate::{
         contracts::Contracts,
         events,
         execution::Execution,
+        hidden::Hidden,
         peers::{PeerBook, PeerService, ToPeers, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
         submission::Submission,
+        tor::{self, Tor},
         transactions::{TransactionService, accounts_of},
         underway::Underway,
         wallet::{self, WalletService},
     },
     store::{ChainStore, SledStore, StoreError},
 };
+#[cfg(feature = "tor")]
+use ghost_protocol::transport::tor::ArtiConfig;
+
 use ghost_discovery::{
     clock::Now,
     overlay::Overlay as Discovery,
@@ -101,6 +109,9 @@ pub enum StartError {
     /// An address in the configuration.
     #[error("network.listen: {0}")]
     Address(#[from] AddressError),
+    /// Tor. The node does not start without it, so that nobody takes it for hidden.
+    #[error("tor: {0}\n  nothing was sent; mend it, or set tor.mode to \"off\"")]
+    Tor(io::Error),
     /// A socket.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -134,6 +145,10 @@ pub struct NodeParts {
     pub mempool_file: Option<PathBuf>,
     /// What to listen on.
     pub sockets: Vec<Socket>,
+    /// What the node is behind Tor, if it uses it. If it uses nothing else, no socket is opened but this one's.
+    pub tor: Option<TorParts>,
+    /// A socket in the file system at which its operator reaches it.
+    pub control: Option<PathBuf>,
     /// The time of day.
     pub clock: Clock,
     /// Decides everything that is drawn; `None` draws from the system.
@@ -241,13 +256,21 @@ pub async fn start(config: Config, home: &Home) -> Result<RunningNode, StartErro
     let mut operators = config.rpc.operators.clone();
     operators.push(Identity::from_seed(&home.operator_key()?.seed()).peer_id());
     let store = SledStore::open(&home.data_dir().join("chain"), config.store.cache_mib << 20)?;
+    let only_tor = config.tor.mode == TorMode::Only;
     let mut sockets = Vec::new();
-    for address in &config.network.listen {
+    for address in config.network.listen.iter().filter(|_| !only_tor) {
         sockets.push(Socket::Bind(config::listen_socket(address)?));
     }
+    let tor = tor_parts(&config.tor, home)?;
+    let identity = match &tor {
+        Some(tor) if only_tor => tor.identity.clone(),
+        _ => Identity::from_seed(&home.node_key()?.seed()),
+    };
     start_parts(NodeParts {
         genesis,
-        identity: Identity::from_seed(&home.node_key()?.seed()),
+        identity,
+        tor,
+        control: sockets.is_empty().then(|| home.control_path()),
         authority,
         operators,
         store: Arc::new(store),
@@ -259,6 +282,72 @@ pub async fn start(config: Config, home: &Home) -> Result<RunningNode, StartErro
         config,
     })
     .await
+}
+
+/// What the settings say of Tor.
+fn tor_parts(settings: &config::Tor, home: &Home) -> Result<Option<TorParts>, StartError> {
+    if settings.mode == TorMode::Off {
+        return Ok(None);
+    }
+    let key = if settings.same_identity { home.node_key()? } else { home.tor_key()? };
+    let way = match settings.socks {
+        Some(socks) => TorWay::Daemon {
+            socks,
+            onion: settings.external_address.as_ref().and_then(Onion::of),
+            forward: settings.forward,
+        },
+        None => own_tor(settings, home)?,
+    };
+    Ok(Some(TorParts {
+        mode: settings.mode,
+        identity: Identity::from_seed(&key.seed()),
+        way,
+        host: settings.host.then_some(settings.port as u16),
+    }))
+}
+
+#[cfg(feature = "tor")]
+fn own_tor(settings: &config::Tor, home: &Home) -> Result<TorWay, StartError> {
+    let dir = home.tor_dir()?;
+    let text = match &settings.settings {
+        Some(path) => {
+            let path = home.resolve(path);
+            std::fs::read_to_string(&path).map_err(|error| {
+                StartError::Tor(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+            })?
+        }
+        None => String::new(),
+    };
+    let own = ArtiConfig { state_dir: dir.join("state"), cache_dir: dir.join("cache"), settings: text };
+    Ok(TorWay::Own(own))
+}
+
+#[cfg(not(feature = "tor"))]
+fn own_tor(_: &config::Tor, _: &Home) -> Result<TorWay, StartError> {
+    // The settings were refused before they came here; nothing else may come of them.
+    Err(StartError::Tor(io::Error::new(io::ErrorKind::Unsupported, "this ghostd has no Tor of its own")))
+}
+
+/// Takes in the operator's programs through a socket that only the owner of the home can open.
+async fn local_callers(listener: UnixListener, overlay: Overlay) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let overlay = overlay.clone();
+                tokio::spawn(async move { overlay.accept_stream(Box::new(stream), Remote::Local).await });
+            }
+            // Descriptors have run out, as a rule: some come back.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// Binds it anew: what an earlier process left there is in the way. The file is the owner's alone.
+fn bind_control(path: &Path) -> io::Result<UnixListener> {
+    let _ = std::fs::remove_file(path);
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// Starts a node of these parts. Must be called inside a tokio runtime.
@@ -273,6 +362,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         peer_store,
         mempool_file,
         sockets,
+        tor,
+        control,
         clock,
         seed,
     } = parts;
@@ -324,18 +415,27 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let inbox = inbox.build();
     let serves = inbox.serves();
 
-    let salt = draw("ghost 2026 salt")[..16].try_into().expect("sixteen bytes");
-    let nonce = u64::from_be_bytes(draw("ghost 2026 nonce")[..8].try_into().expect("eight bytes"));
-    let hello = LocalHello {
+    // Drawn apart for each network: what is said on one is not said on another.
+    let greeting = |salt: &str, nonce: &str| LocalHello {
         genesis: Some(genesis.id()),
         serves,
         user_agent: concat!("ghostd/", env!("CARGO_PKG_VERSION")).into(),
         record: None,
         best: (head.height, head.id),
         finalized_height: view.finalized().height,
-        nonce,
+        nonce: u64::from_be_bytes(draw(nonce)[..8].try_into().expect("eight bytes")),
         role: Role::Node,
-        tx_salt: Some(salt),
+        tx_salt: Some(draw(salt)[..16].try_into().expect("sixteen bytes")),
+    };
+    let hello = greeting("ghost 2026 salt", "ghost 2026 nonce");
+    let mode = tor.as_ref().map_or(TorMode::Off, |tor| tor.mode);
+    let (tor, arriving) = match tor {
+        Some(parts) => {
+            let (tor, arriving) =
+                Tor::start(parts, draw("ghost 2026 socks")).await.map_err(StartError::Tor)?;
+            (Some(Arc::new(tor)), Some(arriving))
+        }
+        None => (None, None),
     };
     let bound: Vec<SocketAddr> = sockets
         .iter()
@@ -353,7 +453,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     };
     let now = Now { at: Instant::now().into_std(), unix_ms: clock.unix_ms() };
     let discovery = Discovery::new(
-        discovery_config(peer_id, &config.network, config.rpc.clients_max, &bound),
+        discovery_config(peer_id, &config.network, mode, config.rpc.clients_max, &bound),
         saved,
         draw("ghost 2026 discovery"),
         now,
@@ -367,10 +467,20 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let (overlay, overlay_events) = Overlay::start(
         OverlayConfig {
             identity: identity.clone(),
-            hello,
             context,
             gate,
             rng_seed: seed.map(|_| draw("ghost 2026 quic")),
+            onion: tor.as_ref().map(|tor| OnionFace {
+                identity: tor.identity().clone(),
+                hello: match mode {
+                    // The only face there is.
+                    TorMode::Only => hello.clone(),
+                    _ => greeting("ghost 2026 onion salt", "ghost 2026 onion nonce"),
+                },
+                carrier: tor.carrier.clone(),
+            }),
+            dials_ip: mode != TorMode::Only,
+            hello,
         },
         sockets,
     )
@@ -380,7 +490,21 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     })?;
     let local: Vec<Multiaddr> =
         overlay.local_addresses().into_iter().take(listening).map(of_socket).collect();
-    let listen: Vec<Multiaddr> = local.iter().map(|address| with_peer(address.clone(), peer_id)).collect();
+    let mut listen: Vec<Multiaddr> =
+        local.iter().map(|address| with_peer(address.clone(), peer_id)).collect();
+    let control = match control {
+        Some(path) => {
+            let failed = |source| StartError::Listen { address: path.display().to_string(), source };
+            let listener = bind_control(&path).map_err(failed)?;
+            listen.extend(of_unix_socket(&path).map(|address| with_peer(address, peer_id)));
+            Some(listener)
+        }
+        None => None,
+    };
+    if let Some(tor) = &tor {
+        let onion = tor.onion().map(|onion| with_peer(onion.to_multiaddr(), tor.identity().peer_id()));
+        listen.extend(onion);
+    }
     metrics.watch_traffic(tally.clone());
     let refusals = book.clone();
     metrics.watch_events(Box::new(move || {
@@ -397,6 +521,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     };
 
     let advertised: Vec<Multiaddr> = match &config.network.external_address {
+        // The record of a node that is behind Tor alone names its onion service and nothing else.
+        _ if mode == TorMode::Only => Vec::new(),
         Some(address) => vec![address.clone()],
         None => overlay
             .local_addresses()
@@ -454,7 +580,6 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         TransactionService {
             pool: pool.clone(),
             views: views.clone(),
-            salt,
             seed: draw("ghost 2026 relay"),
             stem_seed: draw("ghost 2026 stem"),
             entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
@@ -476,6 +601,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         views: views.clone(),
         relay: to_transactions.clone(),
         metrics: metrics.clone(),
+        hidden: Hidden::new(tor.clone(), book.clone(), pool.clone(), views.clone(), metrics.clone()),
     };
     if let Some((limits, requests)) = mailboxes {
         let service = WalletService::open(limits, store, overlay.clone(), clock, metrics.clone(), requests)?;
@@ -495,6 +621,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         submissions: submissions.clone(),
         peers: to_peers.clone(),
         peer_book: book.clone(),
+        tor: tor.clone(),
         external: config.network.external_address.as_ref().map(ToString::to_string).unwrap_or_default(),
         metrics: metrics.clone(),
         contracts: Contracts {
@@ -515,6 +642,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         dns_seeds: config.network.dns_seeds.clone(),
         dns_server: config.network.dns_server,
         identity,
+        tor,
+        tor_only: mode == TorMode::Only,
         serves,
         addresses: advertised,
         fixed_address: config.network.external_address.is_some(),
@@ -526,6 +655,12 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         transactions: to_transactions,
     };
     tasks.spawn(peers.run());
+    if let Some(arriving) = arriving {
+        tasks.spawn(tor::accept(overlay.clone(), arriving));
+    }
+    if let Some(listener) = control {
+        tasks.spawn(local_callers(listener, overlay.clone()));
+    }
 
     let (stop, stop_asked) = watch::channel(false);
     let (stopped, stopped_seen) = watch::channel(false);

@@ -4,10 +4,15 @@
 //! | --- | --- |
 //! | `/ip4/A/udp/P/quic-v1[/p2p/ID]`, `/ip6/…` | QUIC at an address |
 //! | `/dns/H/udp/P/quic-v1[/p2p/ID]`, `/dns4/…`, `/dns6/…` | the same, by name |
+//! | `/onion3/NAME:PORT[/p2p/ID]` | TLS over Tor |
+//! | `/unix/PATH[/p2p/ID]` | TLS over a socket in the file system; `/` is written `%2F` in PATH, `%` is `%25` |
 //!
 //! A dial needs the `/p2p` part: without a PeerId there is nobody to authenticate.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
 
 use ghost_proto::{Multiaddr, PeerId};
 use multiaddr::Protocol;
@@ -98,6 +103,25 @@ impl QuicAddress {
     }
 }
 
+/// The path of a socket in the file system, and who is expected there; `None` if the address is no such.
+pub fn unix_socket(address: &Multiaddr) -> Option<(PathBuf, Option<PeerId>)> {
+    let mut parts = address.iter();
+    let Protocol::Unix(path) = parts.next()? else { return None };
+    let peer = match parts.next() {
+        None => None,
+        Some(Protocol::P2p(peer)) => Some(peer),
+        Some(_) => return None,
+    };
+    let path = path.replace("%2F", "/").replace("%25", "%");
+    parts.next().is_none().then(|| (path.into(), peer))
+}
+
+/// The multiaddr of a socket in the file system, without a peer. `None` if its path is not UTF-8.
+pub fn of_unix_socket(path: &Path) -> Option<Multiaddr> {
+    let path = path.to_str()?.replace('%', "%25").replace('/', "%2F");
+    Some(Multiaddr::empty().with(Protocol::Unix(path.into())))
+}
+
 /// The multiaddr of a socket address, without a peer.
 pub fn of_socket(address: SocketAddr) -> Multiaddr {
     let host = match address.ip() {
@@ -138,6 +162,10 @@ mod tests {
         let parsed = QuicAddress::parse(&bare).unwrap();
         assert_eq!(parsed.host, Host::Name("example.org".into()));
         assert_eq!(parsed.expected_peer(&bare), Err(AddressError::NoPeer(bare.clone())));
+        let socket = of_unix_socket(Path::new("/tmp/a%b/control.sock")).unwrap();
+        let again: Multiaddr = with_peer(socket, peer).to_string().parse().unwrap();
+        assert_eq!(unix_socket(&again), Some((PathBuf::from("/tmp/a%b/control.sock"), Some(peer))));
+        assert_eq!(unix_socket(&full), None);
         for other in ["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/udp/1", "/ip4/1.2.3.4/udp/1/quic-v1/ws"] {
             assert!(QuicAddress::parse(&other.parse().unwrap()).is_err(), "{other}");
         }

@@ -43,7 +43,7 @@ pub use self::{
 };
 use crate::{
     Identity,
-    address::{AddressError, QuicAddress, unspecified_for},
+    address::{AddressError, QuicAddress, unix_socket, unspecified_for},
     class::{Class, ClassTable},
     handshake::{LocalHello, Role, StreamSet},
     overlay::ConnectError,
@@ -51,8 +51,9 @@ use crate::{
     session::{Session, SessionContext, drive, establish},
     tally::Tally,
     transport::{
-        RecvStream, SendStream,
+        Closed, DialError, RecvStream, Remote, SendStream,
         quic::{Dialled, Endpoint, Socket},
+        stream::{BoxedStream, StreamEndpoint},
     },
 };
 
@@ -86,8 +87,8 @@ pub enum ClientError {
     /// The address cannot be used.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// No socket could be opened.
-    #[error("cannot open a UDP socket: {0}")]
+    /// No socket could be opened, or the node's own not be connected to.
+    #[error("cannot open a socket: {0}")]
     Socket(#[from] io::Error),
     /// The node could not be reached, or refused.
     #[error(transparent)]
@@ -165,8 +166,16 @@ pub enum BlockSelector {
 /// connector for all connections of a program.
 #[derive(Debug, Clone)]
 pub struct Connector {
-    endpoint: Endpoint,
+    ways: Ways,
     timeout: Duration,
+}
+
+/// How it gets to nodes.
+#[derive(Debug, Clone)]
+enum Ways {
+    Quic(Endpoint),
+    /// To sockets in the file system, or over a stream of the caller's.
+    Streams(StreamEndpoint),
 }
 
 /// A client that is about to be: its first question is answered, its handshake may not be complete.
@@ -185,6 +194,10 @@ impl Connecting {
 impl Connector {
     /// Opens a socket that can reach `target`. Must be called inside a tokio runtime.
     pub async fn open(config: ClientConfig, target: &Multiaddr) -> Result<Self, ClientError> {
+        if unix_socket(target).is_some() {
+            let ways = Ways::Streams(StreamEndpoint::new(&config.identity)?);
+            return Ok(Self { ways, timeout: config.timeout });
+        }
         let resolved = QuicAddress::parse(target)?.resolve().await?;
         let bind = config.bind.unwrap_or_else(|| unspecified_for(&resolved[0]));
         Self::with_socket(config, Socket::Bind(bind))
@@ -196,7 +209,7 @@ impl Connector {
             Endpoint::open(&config.identity, socket, false, None, SessionContext::default().tally)?;
         let endpoint =
             if config.resume { endpoint } else { endpoint.without_resumption(&config.identity)? };
-        Ok(Self { endpoint, timeout: config.timeout })
+        Ok(Self { ways: Ways::Quic(endpoint), timeout: config.timeout })
     }
 
     async fn target(&self, address: &Multiaddr) -> Result<(PeerId, Vec<std::net::SocketAddr>), ClientError> {
@@ -207,11 +220,19 @@ impl Connector {
 
     /// Connects to a node.
     pub async fn connect(&self, address: &Multiaddr) -> Result<Client, ClientError> {
+        let endpoint = match &self.ways {
+            Ways::Quic(endpoint) => endpoint,
+            Ways::Streams(streams) => {
+                return tokio::time::timeout(self.timeout, self.connect_local(streams, address))
+                    .await
+                    .map_err(|_| ClientError::TimedOut(address.clone()))?;
+            }
+        };
         let (peer, sockets) = self.target(address).await?;
         let mut last = None;
         for socket in sockets {
             let attempt = async {
-                let link = self.endpoint.dial(peer, socket).await.map_err(ConnectError::from)?;
+                let link = endpoint.dial(peer, socket).await.map_err(ConnectError::from)?;
                 self.greet(link).await
             };
             match tokio::time::timeout(self.timeout, attempt).await {
@@ -221,6 +242,19 @@ impl Connector {
             }
         }
         Err(last.unwrap_or_else(|| ClientError::TimedOut(address.clone())))
+    }
+
+    async fn connect_local(
+        &self,
+        streams: &StreamEndpoint,
+        address: &Multiaddr,
+    ) -> Result<Client, ClientError> {
+        let unsupported = || AddressError::Unsupported(address.clone());
+        let (path, peer) = unix_socket(address).ok_or_else(unsupported)?;
+        let peer = peer.ok_or_else(|| AddressError::NoPeer(address.clone()))?;
+        let io = tokio::net::UnixStream::connect(path).await?;
+        let link = streams.dial(io, peer, Remote::Local).await.map_err(ConnectError::from)?;
+        self.greet(link).await
     }
 
     /// Connects and asks one question that is safe to repeat, in the same flight if an earlier
@@ -237,12 +271,17 @@ impl Connector {
                 CallError::Invalid("only a request that is safe to repeat may be sent early".into()).into()
             );
         }
+        let Ways::Quic(endpoint) = &self.ways else {
+            let client = self.connect(address).await?;
+            let answer = client.request(&question.encode()).await?;
+            return Ok((answer, Connecting(tokio::spawn(async { Ok(client) }))));
+        };
         let (peer, sockets) = self.target(address).await?;
         let socket = sockets.first().copied().ok_or_else(|| ClientError::TimedOut(address.clone()))?;
         let question = question.encode();
         // The question waits neither for the node's hello nor, with a ticket, for the handshake.
         let attempt = async {
-            let dialled = self.endpoint.dial_early(peer, socket).await.map_err(ConnectError::from);
+            let dialled = endpoint.dial_early(peer, socket).await.map_err(ConnectError::from);
             match dialled.map_err(ClientError::from)? {
                 Dialled::Early(early) => {
                     let stream = early.open_bi().await;
@@ -303,11 +342,7 @@ impl Connector {
         let context = SessionContext::default();
         let (session, greeted) = establish(link, &hello, &context).await.map_err(ConnectError::from)?;
         tokio::spawn(drive(session.clone(), greeted));
-        Ok(Client {
-            session: Arc::new(Held(session)),
-            endpoint: self.endpoint.clone(),
-            timeout: self.timeout,
-        })
+        Ok(Client { session: Arc::new(Held(session)), ways: self.ways.clone(), timeout: self.timeout })
     }
 }
 
@@ -324,7 +359,7 @@ pub enum ConnectAskError {
 
 /// Asks on a stream just opened.
 async fn ask(
-    stream: Result<(SendStream, RecvStream), quinn::ConnectionError>,
+    stream: Result<(SendStream, RecvStream), Closed>,
     question: &EncodedFrame,
     patience: Duration,
 ) -> Result<Frame, CallError> {
@@ -357,7 +392,7 @@ impl Drop for Held {
 #[derive(Debug, Clone)]
 pub struct Client {
     session: Arc<Held>,
-    endpoint: Endpoint,
+    ways: Ways,
     timeout: Duration,
 }
 
@@ -384,6 +419,25 @@ impl Client {
     /// Connects to a node on a socket of its own.
     pub async fn connect(config: ClientConfig, address: &Multiaddr) -> Result<Self, ClientError> {
         Connector::open(config, address).await?.connect(address).await
+    }
+
+    /// Connects over a stream that leads to a node, wherever it comes from.
+    pub async fn over(
+        config: ClientConfig,
+        stream: BoxedStream,
+        peer: PeerId,
+        remote: Remote,
+    ) -> Result<Self, ClientError> {
+        let streams = StreamEndpoint::new(&config.identity)?;
+        let connector = Connector { ways: Ways::Streams(streams.clone()), timeout: config.timeout };
+        let attempt = async {
+            let link = streams.dial(stream, peer, remote).await.map_err(ConnectError::from)?;
+            connector.greet(link).await
+        };
+        let gave_up = DialError::TimedOut(remote);
+        tokio::time::timeout(config.timeout, attempt)
+            .await
+            .unwrap_or_else(|_| Err(ConnectError::from(gave_up).into()))
     }
 
     /// The session below.
@@ -436,7 +490,13 @@ impl Client {
     /// [`FAREWELL_MAX`] while other connections of the same connector are open.
     pub async fn close(self) {
         self.session().close(Code::Done, "");
-        let _ = tokio::time::timeout(FAREWELL_MAX, self.endpoint.wait_idle()).await;
+        let idle = async {
+            match &self.ways {
+                Ways::Quic(endpoint) => endpoint.wait_idle().await,
+                Ways::Streams(streams) => streams.wait_idle().await,
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL_MAX, idle).await;
     }
 }
 

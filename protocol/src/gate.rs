@@ -4,12 +4,15 @@
 //! proves nothing; and when the peer has proven its key and said hello. About those we dial it is asked
 //! once. What it let in it is told the end of, before the next one is let in, so that it can count.
 
-use std::{fmt, net::SocketAddr, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use ghost_frames::Code;
 use ghost_proto::PeerId;
 
-use crate::{session::Session, transport::quic::Verdict};
+use crate::{
+    session::Session,
+    transport::{Remote, quic::Verdict},
+};
 
 /// Names one who was let in at the first packet, until it is known what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,8 +40,8 @@ pub struct Refused {
 
 /// Keeps a gate. Calls come from several tasks; none may wait for anything.
 pub trait Porter: Send + Sync {
-    /// A first packet came. `validated` says that it proved its address.
-    fn knocks(&self, address: SocketAddr, validated: bool) -> Knock;
+    /// A first packet came, or a stream. `validated` says that it proved its address.
+    fn knocks(&self, from: Remote, validated: bool) -> Knock;
 
     /// Nothing came of an entry: the handshake failed, or its connection lost to another of the same peer.
     fn failed(&self, ticket: Ticket);
@@ -85,9 +88,9 @@ impl Gate {
         Self(Some(Arc::new(porter)))
     }
 
-    pub(crate) fn knock(&self, address: SocketAddr, validated: bool) -> Verdict<Entry> {
+    pub(crate) fn knock(&self, from: Remote, validated: bool) -> Verdict<Entry> {
         let entry = |ticket| Verdict::Accept(Entry { gate: self.clone(), ticket });
-        match self.0.as_ref().map(|porter| porter.knocks(address, validated)) {
+        match self.0.as_ref().map(|porter| porter.knocks(from, validated)) {
             None => entry(None),
             Some(Knock::Enter(ticket)) => entry(Some(ticket)),
             Some(Knock::ProveAddress) => Verdict::Validate,

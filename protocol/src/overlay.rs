@@ -7,6 +7,9 @@
 //! of another process, it has lost the first connection, so the newer one stays.
 //!
 //! Clients are not nodes: the same key may call over several connections at once.
+//!
+//! Behind Tor a node shows another face: another key, nonce and salt. What the two say in hello shows nothing
+//! that would link them but what they cannot help having in common, their chain's head and their version.
 
 use std::{
     collections::HashMap,
@@ -33,11 +36,19 @@ use crate::{
         serve_early,
     },
     tally::{Event, Tally},
-    transport::quic::{Closed, DialError, Endpoint, Incoming, Link, Socket, Verdict},
+    transport::{
+        Carrier, Closed, DialError, Isolation, Link, Onion, Remote,
+        quic::{Endpoint, Incoming, Socket, Verdict},
+        stream::{BoxedStream, StreamEndpoint},
+    },
 };
 
 /// Time a losing connection has to deliver what was queued on it.
 pub const DUPLICATE_DRAIN: Duration = Duration::from_secs(2);
+
+/// Time a stream to an onion service may take to open. A first one fetches a descriptor and builds a
+/// circuit of six relays, and may try again: half a minute on the public network is not rare.
+pub const CARRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time the farewell of a probe may take.
 const PROBE_FAREWELL: Duration = Duration::from_secs(1);
@@ -64,7 +75,7 @@ pub enum OverlayEvent {
         /// Who, as far as it was authenticated.
         peer: PeerId,
         /// Where.
-        address: SocketAddr,
+        address: Remote,
         /// Who dialled.
         direction: Direction,
         /// The code it was closed with.
@@ -115,13 +126,60 @@ pub struct OverlayConfig {
     pub gate: Gate,
     /// Repeatable connection ids for simulations.
     pub rng_seed: Option<[u8; 32]>,
+    /// Who we are behind Tor and how it is reached, if it is.
+    pub onion: Option<OnionFace>,
+    /// Dial over IP also from families of addresses that no socket was given for. Off, no socket is opened
+    /// but those given.
+    pub dials_ip: bool,
+}
+
+/// Who a node is behind Tor. With another identity, nonce and salt than elsewhere the two cannot be linked
+/// by what is said.
+pub struct OnionFace {
+    /// The key there.
+    pub identity: Identity,
+    /// What is said there.
+    pub hello: LocalHello,
+    /// How Tor is reached.
+    pub carrier: Arc<dyn Carrier>,
+}
+
+impl std::fmt::Debug for OnionFace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OnionFace").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// Who we are on one network, and how streams of bytes there become links.
+struct Face {
+    identity: Identity,
+    /// What we say of ourselves; [`Overlay::update_hello`] changes it.
+    hello: RwLock<LocalHello>,
+    streams: StreamEndpoint,
+}
+
+impl Face {
+    fn new(identity: Identity, hello: LocalHello) -> io::Result<Self> {
+        let streams = StreamEndpoint::new(&identity)?;
+        Ok(Self { identity, hello: RwLock::new(hello), streams })
+    }
+
+    fn hello(&self) -> LocalHello {
+        self.hello.read().expect("no code panics while it reads the hello").clone()
+    }
+
+    fn update(&self, change: impl FnOnce(&mut LocalHello)) {
+        change(&mut self.hello.write().expect("no code panics while it writes the hello"));
+    }
 }
 
 struct Shared {
-    identity: Identity,
+    /// Who we are everywhere but behind Tor.
+    face: Face,
+    /// Who we are behind Tor, and the way there.
+    onion: Option<(Face, Arc<dyn Carrier>)>,
     /// One for each socket; those that accept come first.
     endpoints: Vec<Endpoint>,
-    hello: RwLock<LocalHello>,
     context: SessionContext,
     gate: Gate,
     /// The session of each peer that is a node.
@@ -167,7 +225,7 @@ impl Overlay {
         let mut endpoints =
             sockets.into_iter().map(|socket| open(socket, true)).collect::<io::Result<Vec<_>>>()?;
         let accepting = endpoints.len();
-        if !simulated {
+        if !simulated && config.dials_ip {
             for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED)] {
                 let mut bound = endpoints.iter().filter_map(|endpoint| endpoint.local_addr().ok());
                 if bound.any(|local| local.is_ipv4() == any.is_ipv4()) {
@@ -180,10 +238,14 @@ impl Overlay {
             }
         }
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let onion = match config.onion {
+            Some(OnionFace { identity, hello, carrier }) => Some((Face::new(identity, hello)?, carrier)),
+            None => None,
+        };
         let overlay = Self(Arc::new(Shared {
-            identity: config.identity,
+            face: Face::new(config.identity, config.hello)?,
+            onion,
             endpoints,
-            hello: RwLock::new(config.hello),
             context: config.context,
             gate: config.gate,
             nodes: Mutex::default(),
@@ -199,9 +261,30 @@ impl Overlay {
         Ok((overlay, receiver))
     }
 
-    /// Who we are.
+    /// Who we are, except behind Tor.
     pub fn peer_id(&self) -> PeerId {
-        self.0.identity.peer_id()
+        self.0.face.identity.peer_id()
+    }
+
+    /// Who we are behind Tor, if we are there.
+    pub fn onion_peer_id(&self) -> Option<PeerId> {
+        self.0.onion.as_ref().map(|(face, _)| face.identity.peer_id())
+    }
+
+    fn is_us(&self, peer: &PeerId) -> bool {
+        *peer == self.peer_id() || Some(*peer) == self.onion_peer_id()
+    }
+
+    /// Who we are to somebody there.
+    fn face(&self, remote: &Remote) -> &Face {
+        match &self.0.onion {
+            Some((face, _)) if remote.is_tor() => face,
+            _ => &self.0.face,
+        }
+    }
+
+    fn faces(&self) -> impl Iterator<Item = &Face> {
+        std::iter::once(&self.0.face).chain(self.0.onion.iter().map(|(face, _)| face))
     }
 
     /// The addresses bound, in the order of the sockets given; those that only dial come last.
@@ -218,7 +301,8 @@ impl Overlay {
 
     /// Connections that are open, opening or saying farewell, sessions or not.
     pub fn open_connections(&self) -> usize {
-        self.0.endpoints.iter().map(Endpoint::open_connections).sum()
+        let streams: usize = self.faces().map(|face| face.streams.open_links()).sum();
+        self.0.endpoints.iter().map(Endpoint::open_connections).sum::<usize>() + streams
     }
 
     /// What happened, counted.
@@ -226,9 +310,21 @@ impl Overlay {
         &self.0.context.tally
     }
 
-    /// Changes what later peers are told in hello.
-    pub fn update_hello(&self, change: impl FnOnce(&mut LocalHello)) {
-        change(&mut self.0.hello.write().expect("no code panics while it writes the hello"));
+    /// Changes what later peers are told in hello, on every network.
+    pub fn update_hello(&self, change: impl Fn(&mut LocalHello)) {
+        self.faces().for_each(|face| face.update(&change));
+    }
+
+    /// Changes what later peers are told everywhere but behind Tor: where we are.
+    pub fn update_clear_hello(&self, change: impl FnOnce(&mut LocalHello)) {
+        self.0.face.update(change);
+    }
+
+    /// Changes what later peers are told behind Tor.
+    pub fn update_onion_hello(&self, change: impl FnOnce(&mut LocalHello)) {
+        if let Some((face, _)) = &self.0.onion {
+            face.update(change);
+        }
     }
 
     /// The session with a peer that is a node.
@@ -261,8 +357,8 @@ impl Overlay {
     }
 
     /// Connects to a peer at an address. If the peer already has a session it is returned as it is.
-    pub async fn dial(&self, peer: PeerId, address: SocketAddr) -> Result<Session, ConnectError> {
-        self.dial_saying(peer, address, |_| ()).await
+    pub async fn dial(&self, peer: PeerId, at: impl Into<Remote>) -> Result<Session, ConnectError> {
+        self.dial_saying(peer, at, |_| ()).await
     }
 
     /// As [`Self::dial`], saying something else in hello to this peer alone, e.g. that transactions are
@@ -270,20 +366,24 @@ impl Overlay {
     pub async fn dial_saying(
         &self,
         peer: PeerId,
-        address: SocketAddr,
+        at: impl Into<Remote>,
         change: impl FnOnce(&mut LocalHello),
     ) -> Result<Session, ConnectError> {
-        if peer == self.peer_id() {
+        let at = at.into();
+        if self.is_us(&peer) {
             return Err(HelloError::SelfDial.into());
         }
         if let Some(session) = self.session(&peer).filter(|session| !session.is_closing()) {
             return Ok(session);
         }
-        let Some(endpoint) = self.endpoint_for(&address) else {
-            let reason = "this node has no socket of that address family".into();
-            return Err(DialError::Local { address, reason }.into());
+        let dialled = match at {
+            Remote::Ip(address) => self.dial_ip(peer, address).await,
+            Remote::Onion(onion) => self.dial_onion(peer, onion).await,
+            Remote::Tor | Remote::Local => {
+                Err(DialError::Local { address: at, reason: "nobody can be dialled there".into() })
+            }
         };
-        let link = match endpoint.dial(peer, address).await {
+        let link = match dialled {
             Ok(link) => link,
             Err(error) => {
                 if matches!(error, DialError::IdentityMismatch { .. }) {
@@ -292,13 +392,31 @@ impl Overlay {
                 return Err(error.into());
             }
         };
-        let mut hello = self.hello();
+        let mut hello = self.face(&at).hello();
         change(&mut hello);
         self.adopt(link, hello, None).await
     }
 
-    fn hello(&self) -> LocalHello {
-        self.0.hello.read().expect("no code panics while it reads the hello").clone()
+    async fn dial_ip(&self, peer: PeerId, address: SocketAddr) -> Result<Link, DialError> {
+        match self.endpoint_for(&address) {
+            Some(endpoint) => endpoint.dial(peer, address).await,
+            None => {
+                let reason = "this node has no socket of that address family".into();
+                Err(DialError::Local { address: address.into(), reason })
+            }
+        }
+    }
+
+    async fn dial_onion(&self, peer: PeerId, onion: Onion) -> Result<Link, DialError> {
+        let address = Remote::Onion(onion);
+        let Some((face, carrier)) = &self.0.onion else {
+            return Err(DialError::Local { address, reason: "this node does not use Tor".into() });
+        };
+        let stream = timeout(CARRY_TIMEOUT, carrier.connect(onion, Isolation::Peer(peer)))
+            .await
+            .map_err(|_| DialError::TimedOut(address))?
+            .map_err(|error| DialError::Refused { address, reason: error.to_string(), code: None })?;
+        face.streams.dial(stream, peer, address).await
     }
 
     /// Looks whether a peer can be reached at an address by somebody it has not heard of: with a full
@@ -310,7 +428,7 @@ impl Overlay {
         address: SocketAddr,
         patience: Duration,
     ) -> Result<(), DialError> {
-        let local = |reason: String| DialError::Local { address, reason };
+        let local = |reason: String| DialError::Local { address: address.into(), reason };
         let any: IpAddr = match address {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -320,14 +438,14 @@ impl Overlay {
             false => {
                 let tally = self.0.context.tally.clone();
                 let socket = Socket::Bind(SocketAddr::new(any, 0));
-                Endpoint::open(&self.0.identity, socket, false, None, tally)
-                    .and_then(|endpoint| endpoint.without_resumption(&self.0.identity))
+                Endpoint::open(&self.0.face.identity, socket, false, None, tally)
+                    .and_then(|endpoint| endpoint.without_resumption(&self.0.face.identity))
                     .map_err(|error| local(error.to_string()))?
             }
         };
         let link = timeout(patience, fresh.dial(peer, address))
             .await
-            .unwrap_or(Err(DialError::TimedOut(address)))?;
+            .unwrap_or(Err(DialError::TimedOut(address.into())))?;
         link.close(Code::Done, "only looked whether you are there");
         if !self.0.simulated {
             // Until the farewell is sent.
@@ -338,7 +456,7 @@ impl Overlay {
 
     async fn accept(self, endpoint: Endpoint) {
         let admit = |address, validated| match self.0.accepting.load(Ordering::Relaxed) {
-            true => self.0.gate.knock(address, validated),
+            true => self.0.gate.knock(Remote::Ip(address), validated),
             false => Verdict::Refuse,
         };
         while let Some((incoming, entry)) = endpoint.accept(admit).await {
@@ -354,11 +472,38 @@ impl Overlay {
         match incoming.complete(early).await {
             Ok(link) => {
                 let peer = link.peer();
-                if let Err(error) = self.adopt(link, self.hello(), Some(entry)).await {
+                if let Err(error) = self.adopt(link, self.0.face.hello(), Some(entry)).await {
                     tracing::debug!(%peer, %address, %error, "inbound connection made no session");
                 }
             }
             Err(error) => tracing::debug!(%address, %error, "inbound handshake failed"),
+        }
+    }
+
+    /// Makes a session of a stream that came in from `remote`: from behind our onion service, or through a
+    /// socket that only the operator can open, whom no gate stops.
+    pub async fn accept_stream(&self, stream: BoxedStream, remote: Remote) {
+        let admitted = match (self.0.accepting.load(Ordering::Relaxed), remote) {
+            (_, Remote::Local) => Some(None),
+            // A stream has come through a handshake of its own: it proves as much as it ever will.
+            (true, _) => match self.0.gate.knock(remote, true) {
+                Verdict::Accept(entry) => Some(Some(entry)),
+                Verdict::Validate | Verdict::Refuse => None,
+            },
+            (false, _) => None,
+        };
+        let Some(entry) = admitted else {
+            return self.tally().count(Event::RefusedBeforeHandshake);
+        };
+        let face = self.face(&remote);
+        match face.streams.accept(stream, remote).await {
+            Ok(link) => {
+                let peer = link.peer();
+                if let Err(error) = self.adopt(link, face.hello(), entry).await {
+                    tracing::debug!(%peer, %remote, %error, "inbound stream made no session");
+                }
+            }
+            Err(error) => tracing::debug!(%remote, %error, "inbound handshake failed"),
         }
     }
 
@@ -369,7 +514,7 @@ impl Overlay {
         local: LocalHello,
         entry: Option<Entry>,
     ) -> Result<Session, ConnectError> {
-        let (peer, address) = (link.peer(), link.remote_address());
+        let (peer, address) = (link.peer(), link.remote());
         let direction = if link.is_inbound() { Direction::Inbound } else { Direction::Outbound };
         let failed =
             |code: Code, reason: String| OverlayEvent::Failed { peer, address, direction, code, reason };
@@ -444,7 +589,8 @@ impl Overlay {
             return false;
         }
         self.nodes().get(&peer).filter(|existing| !existing.is_closing()).is_some_and(|existing| {
-            let ours_stays = self.peer_id().to_bytes() < peer.to_bytes();
+            let us = self.face(&session.remote()).identity.peer_id();
+            let ours_stays = us.to_bytes() < peer.to_bytes();
             let preferred = if ours_stays { Direction::Outbound } else { Direction::Inbound };
             // A peer that was restarted does not know the existing session, however good it looks
             // from here.
@@ -502,6 +648,9 @@ impl Overlay {
         for endpoint in &self.0.endpoints {
             endpoint.close(Code::ShuttingDown);
             let _ = timeout(patience, endpoint.wait_idle()).await;
+        }
+        for face in self.faces() {
+            let _ = timeout(patience, face.streams.wait_idle()).await;
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
         stream::{StreamEnd, read_frame},
     },
     tally::{Event, Tally},
-    transport::{RecvStream, SendStream, quic::Closed, read_code, wire_code},
+    transport::{Closed, RecvStream, SendStream, WriteError},
 };
 
 /// Why a request has no answer, and what to do about it.
@@ -73,7 +73,7 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Some(send) = &mut self.0 {
             // Fails only if the stream is over already.
-            let _ = send.reset(wire_code(Code::Cancelled));
+            let _ = send.reset(Code::Cancelled);
         }
     }
 }
@@ -88,8 +88,7 @@ pub(crate) async fn send_request(
 ) -> Result<(), RequestError> {
     let mut head = Vec::with_capacity(2);
     put_varint(&mut head, stream.number());
-    // Fails only for a stream that was already reset, which the write reports better.
-    let _ = send.set_priority(priority);
+    send.set_priority(priority);
     let mut chunks = [Bytes::from(head), frame.bytes().clone()];
     let mut unfinished = Unfinished(Some(send));
     if let Some(send) = &mut unfinished.0 {
@@ -187,7 +186,7 @@ impl Drop for Answer {
     fn drop(&mut self) {
         if !self.ended {
             // Fails only if the stream is over already.
-            let _ = self.recv.stop(wire_code(Code::Cancelled));
+            let _ = self.recv.stop(Code::Cancelled);
         }
     }
 }
@@ -304,7 +303,7 @@ impl Responder {
         self.done = true;
         self.tally.count(Event::ResetByUs(code));
         // Fails only if the stream is over already.
-        let _ = self.send.reset(wire_code(code));
+        let _ = self.send.reset(code);
     }
 }
 
@@ -316,13 +315,13 @@ impl Drop for Responder {
     }
 }
 
-impl From<quinn::WriteError> for StreamEnd {
-    fn from(error: quinn::WriteError) -> Self {
+impl From<WriteError> for StreamEnd {
+    fn from(error: WriteError) -> Self {
         match error {
-            quinn::WriteError::Stopped(code) => Self::Reset(read_code(code)),
-            quinn::WriteError::ConnectionLost(error) => Self::Disconnected(error.to_string()),
-            quinn::WriteError::ZeroRttRejected => Self::EarlyDiscarded,
-            quinn::WriteError::ClosedStream => Self::Disconnected("the stream is closed".into()),
+            WriteError::Stopped(code) => Self::Reset(code),
+            WriteError::Lost(closed) => Self::Disconnected(closed.to_string()),
+            WriteError::EarlyDiscarded => Self::EarlyDiscarded,
+            WriteError::Ended => Self::Disconnected("the stream is closed".into()),
         }
     }
 }

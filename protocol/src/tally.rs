@@ -12,7 +12,7 @@ use ghost_frames::Code;
 
 use crate::{
     class::Class,
-    transport::quic::{Closed, ClosedBy},
+    transport::{Closed, ClosedBy},
 };
 
 /// What happened. Names are stable: they are metric labels and status rows.

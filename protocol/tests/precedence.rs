@@ -35,6 +35,8 @@ fn start(seed: u8, inbox: Inbox) -> Overlay {
         tx_salt: Some([7; 16]),
     };
     let config = OverlayConfig {
+        onion: None,
+        dials_ip: true,
         identity: Identity::from_seed(&[seed; 32]),
         hello,
         context: SessionContext { inbox, ..SessionContext::default() },

@@ -7,6 +7,7 @@
 //! - [`soak`]: `testnet soak`. [`drill`]: `testnet restart-drill`. [`payloads`]: `testnet payloads`.
 //! - [`sim`]: a network in memory and virtual time, for real sessions and nodes.
 //! - [`scenario`]: what a network meets and what must hold, in files: `testnet sim`.
+//! - `tor_network` (feature `tor`): a Tor network on loopback.
 //! - [`adversary`]: peers that speak the protocol and mean harm.
 //! - [`mod@bench`]: the overlay beside bare QUIC, in one run.
 
@@ -20,5 +21,7 @@ pub mod scenario;
 pub mod sim;
 pub mod soak;
 pub mod stop;
+#[cfg(feature = "tor")]
+pub mod tor_network;
 pub mod traffic;
 pub mod up;

@@ -152,6 +152,8 @@ async fn first_datagrams(node: ghost_proto::PeerId, address: SocketAddr, count: 
 async fn node(seat: &Seat, plan: &NetworkPlan, flood: Arc<Mutex<Flood>>) -> RunningNode {
     let socket = FloodedSocket { wire: seat.socket.clone(), flood };
     start_parts(NodeParts {
+        tor: None,
+        control: None,
         config: Config::default(),
         genesis: Arc::new(genesis_of(plan, 1_767_225_600_000).unwrap()),
         identity: seat.identity.clone(),

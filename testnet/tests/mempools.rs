@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 async fn node(index: u32) -> (RunningNode, Client) {
     let operator = Identity::from_seed(&[200 + index as u8; 32]);
     let node = start_parts(NodeParts {
+        tor: None,
+        control: None,
         config: Layers::new().finish().unwrap(),
         genesis: Arc::new(PLAN.genesis(1_700_000_000_000).unwrap()),
         identity: Identity::from_seed(&key(PLAN.seed, Purpose::Node, index).seed()),

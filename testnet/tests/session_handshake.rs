@@ -13,10 +13,7 @@ use ghost_protocol::{
     overlay::ConnectError,
     session::{Delivery, Direction},
     tally::Event,
-    transport::{
-        Link,
-        quic::{Closed, ClosedBy, DialError},
-    },
+    transport::{Closed, ClosedBy, DialError, Link},
 };
 use ghost_testnet::sim::{
     NodeId, Path, Peer, Setup, World,
@@ -217,8 +214,8 @@ async fn scenario_04_a_node_that_reaches_itself_finds_out() {
     let mut control = link.accept_uni().await.unwrap();
     let mut reader = ghost_frames::FrameReader::new(StreamType::Control);
     let hello = loop {
-        let chunk = control.read_chunk(4096, true).await.unwrap().unwrap();
-        reader.push(if reader.buffered() == 0 { &chunk.bytes[1..] } else { &chunk.bytes });
+        let chunk = control.read_chunk().await.unwrap().unwrap();
+        reader.push(if reader.buffered() == 0 { &chunk[1..] } else { &chunk });
         if let Some(Frame::Hello(hello)) = reader.next().unwrap() {
             break hello;
         }

@@ -9,7 +9,7 @@ use ghost_frames::{
 use ghost_protocol::{
     Session,
     session::{Delivery, Direction},
-    transport::quic::ClosedBy,
+    transport::{ClosedBy, Remote},
 };
 use ghost_testnet::sim::{
     Delay, Fault, Loss, NodeId, Path, Peer, Schedule, Setup, World, wire::Dropped, world::Happened,
@@ -85,7 +85,7 @@ async fn new_keys_in_mid_stream_are_not_noticed() {
 async fn scenario_41_a_new_address_in_mid_stream_does_not_end_the_session() {
     let (mut world, session) = pair(Path::ms(25)).await;
     let back = world.node(NODE).overlay.sessions()[0].clone();
-    let old = back.remote_address();
+    let old = back.remote();
     let forth = taking(world.node_mut(NODE).pushes(StreamType::TxPush), 1_000);
     let home = taking(world.node_mut(DIALLER).pushes(StreamType::TxPush), 1_000);
     let (one, other) = (pushing(session.clone(), 1_000), pushing(back.clone(), 1_000));
@@ -104,8 +104,8 @@ async fn scenario_41_a_new_address_in_mid_stream_does_not_end_the_session() {
     for task in [one, other] {
         task.await.unwrap();
     }
-    assert_ne!(back.remote_address(), old);
-    assert_eq!(back.remote_address(), new[2]);
+    assert_ne!(back.remote(), old);
+    assert_eq!(back.remote(), Remote::Ip(new[2]));
     assert!(world.wire().totals().dropped_for(Dropped::NoRoute).packets > 0, "the old address is gone");
     for id in [NODE, DIALLER] {
         assert_eq!(world.node(id).log().len(), 1, "{:?}", world.node(id).log());

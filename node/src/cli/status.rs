@@ -69,6 +69,10 @@ fn to_json(status: &message::Status) -> Value {
             "detail": status.reachability.as_ref().map_or("", |reach| reach.detail.as_str()),
         },
         "alarms": status.alarms,
+        "tor": status.tor.as_ref().map(|tor| json!({
+            "mode": tor.mode, "ready": tor.ready, "percent": tor.percent, "detail": tor.detail,
+            "onion": (!tor.onion.is_empty()).then_some(&tor.onion), "service": tor.service,
+        })),
     })
 }
 
@@ -156,6 +160,12 @@ fn to_text(status: &message::Status) -> String {
     }
     if let Some(reach) = &status.reachability {
         line("reached", format!("{}: {}", reach.state, reach.detail));
+    }
+    if let Some(tor) = &status.tor {
+        let ready = if tor.ready { "ready".to_owned() } else { format!("{} % there", tor.percent) };
+        let service =
+            if tor.service.is_empty() { String::new() } else { format!("; onion service {}", tor.service) };
+        line("Tor", format!("{} ({}): {}{service}", ready, tor.mode, tor.detail));
     }
     for alarm in &status.alarms {
         line("ALARM", alarm.clone());

@@ -7,7 +7,7 @@ use ghost_proto::{Multiaddr, PeerId};
 
 use super::{
     ConfigError, Layers,
-    value::{Field, Kind, LogFormat, Role},
+    value::{Field, Kind, LogFormat, Role, TorMode},
 };
 
 /// From one list: the typed structs, their documentation, [`FIELDS`] and the reader.
@@ -110,6 +110,30 @@ settings! {
         /// Private network: only allow_peers and operators get in, programs too, and only allow_peers and
         /// `peers` are dialled.
         only_allowed: bool, Kind::Flag, default "false";
+    }
+    /// Reaching peers, and being reached, without saying where one is.
+    tor: Tor {
+        /// `also`: peers over Tor besides those over IP, under another key and records of its own. `only`: nothing
+        /// leaves this machine but through Tor, no UDP socket is opened, names are not looked up; while Tor does not
+        /// work the node has no peers and `status` says why. Costs about 40 MiB and the latency of six relays.
+        mode: TorMode, Kind::Choice(&["off", "also", "only"]), default r#""off""#;
+        /// SOCKS5 port of a tor daemon that runs already, to dial through. Empty: Tor in this process, which needs a
+        /// ghostd built with `--features tor`.
+        socks: Option<SocketAddr>, Kind::Text("an address and a port like 127.0.0.1:9050, or empty"), default r#""""#;
+        /// Be reachable as an onion service, with a key that is kept under `tor/` in the home (or by the daemon).
+        host: bool, Kind::Flag, default "true";
+        /// The port of the onion service.
+        port: u32, Kind::Whole { min: 1, max: 65535, unit: "port" }, default "4001";
+        /// With `socks`: the onion service that the daemon forwards here (HiddenServiceDir in its torrc).
+        external_address: Option<Multiaddr>, Kind::Text("a multiaddr like /onion3/NAME:4001, or empty"), default r#""""#;
+        /// With `socks`: where the daemon forwards to (the target of HiddenServicePort). Keep it on loopback: who
+        /// connects there counts as having come through Tor.
+        forward: Option<SocketAddr>, Kind::Text("an address and a port like 127.0.0.1:4003, or empty"), default r#""""#;
+        /// Show the same key over Tor as over IP: everyone can then tell that it is one node, and where it is.
+        same_identity: bool, Kind::Flag, default "false";
+        /// Settings of the Tor in this process, a TOML file of arti's: bridges, or the authorities of a private
+        /// network. A relative path starts at the home. Empty: the public network.
+        settings: Option<PathBuf>, Kind::Text("the path of a file, or empty"), default r#""""#;
     }
     /// Remote calls.
     rpc: Rpc {

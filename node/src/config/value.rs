@@ -140,6 +140,28 @@ pub enum Role {
     Authority,
 }
 
+/// What Tor is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TorMode {
+    /// Nothing.
+    Off,
+    /// Further peers.
+    Also,
+    /// Everything.
+    Only,
+}
+
+impl TorMode {
+    /// The word in settings and answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Also => "also",
+            Self::Only => "only",
+        }
+    }
+}
+
 /// A typed setting. The error says what is allowed.
 pub(super) trait Readable: Sized {
     fn read(value: &toml::Value) -> Result<Self, String>;
@@ -194,6 +216,17 @@ impl Readable for LogFormat {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
             _ => Err("\"text\" or \"json\"".into()),
+        }
+    }
+}
+
+impl Readable for TorMode {
+    fn read(value: &toml::Value) -> Result<Self, String> {
+        match text(value)? {
+            "off" => Ok(Self::Off),
+            "also" => Ok(Self::Also),
+            "only" => Ok(Self::Only),
+            _ => Err("\"off\", \"also\" or \"only\"".into()),
         }
     }
 }

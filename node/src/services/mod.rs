@@ -8,6 +8,7 @@
 //! | [`serve`] | nothing | block fetch, sync | reads the store |
 //! | [`wallet`] | mailboxes | wallets, and peers that look for one | who collects |
 //! | [`rpc`], [`events`] | nothing | remote calls, subscriptions | transactions: submissions |
+//! | [`tor`] | the way to Tor | streams that come through it | the overlay: streams |
 //!
 //! [`contracts`] answers the calls about contracts for [`rpc`], on the threads of [`execution`].
 //!
@@ -20,11 +21,13 @@ pub(crate) mod contracts;
 pub(crate) mod events;
 pub(crate) mod execution;
 pub(crate) mod follow;
+pub(crate) mod hidden;
 pub(crate) mod peers;
 pub(crate) mod requests;
 pub(crate) mod rpc;
 pub(crate) mod serve;
 pub(crate) mod submission;
+pub(crate) mod tor;
 pub(crate) mod transactions;
 pub(crate) mod underway;
 pub(crate) mod wallet;

@@ -28,6 +28,7 @@ use super::{
     contracts::Contracts,
     peers::{PeerBook, ToPeers},
     submission::Submission,
+    tor::Tor,
     transactions::accounts_of,
 };
 use crate::{
@@ -74,6 +75,8 @@ pub(crate) struct Rpc {
     pub(crate) peers: mpsc::Sender<ToPeers>,
     pub(crate) peer_book: PeerBook,
     pub(crate) external: String,
+    /// Tor, if it is used.
+    pub(crate) tor: Option<Arc<Tor>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) contracts: Contracts,
 }
@@ -185,8 +188,7 @@ impl Rpc {
             Frame::StatusRequest(_) => self.status(&view).to_frame(),
             Frame::SubmitRequest(request) => {
                 let Ok(privacy) = message::Privacy::try_from(request.privacy) else {
-                    let reason =
-                        "this way to relay a transaction is not known here; fast (0) and stem (1) are";
+                    let reason = "this way to relay a transaction is not known here; fast (0), stem (1) and tor (2) are";
                     return Err(Failure::new(message::RpcCode::RpcInvalid, reason));
                 };
                 self.submissions.submit(request.transactions, privacy).await.to_frame()
@@ -238,7 +240,7 @@ impl Rpc {
         let progress = *self.progress.borrow();
         let mut counts: BTreeMap<(&str, &str, &str), u32> = BTreeMap::new();
         for session in self.overlay.sessions().into_iter().chain(self.overlay.clients()) {
-            let network = if session.remote_address().ip().to_canonical().is_ipv4() { "ip4" } else { "ip6" };
+            let network = session.remote().network();
             let role = role_name(session.role());
             *counts.entry((session.direction().name(), network, role)).or_default() += 1;
         }
@@ -300,8 +302,10 @@ impl Rpc {
                 .lost()
                 .map(|lost| lost_blocks(view.finalized().height, lost.height))
                 .into_iter()
+                .chain(self.tor.iter().filter_map(|tor| tor.alarm()))
                 .chain(self.peer_book.alarms())
                 .collect(),
+            tor: self.tor.as_ref().map(|tor| tor.status()),
         }
     }
 
@@ -376,10 +380,13 @@ impl Rpc {
         let peers = sessions
             .take(RPC_ROWS_MAX)
             .map(|session| {
-                let (bytes_in, bytes_out) = session.udp_bytes();
+                let (bytes_in, bytes_out) = session.wire_bytes();
                 message::PeerInfo {
                     peer: session.peer().to_bytes().into(),
-                    address: ghost_protocol::address::of_socket(session.remote_address()).to_string(),
+                    address: match session.remote().to_multiaddr() {
+                        Some(address) => address.to_string(),
+                        None => session.remote().to_string(),
+                    },
                     direction: session.direction().name().into(),
                     role: role_name(session.role()).into(),
                     user_agent: session.hello().user_agent.clone(),

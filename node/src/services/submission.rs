@@ -8,7 +8,10 @@ use ghost_mempool_relay::pool::{Pool, Removal};
 use ghost_proto::{SignedTransaction, TxId, VerifiedTransaction, limits::SUBMIT_TXS_MAX, message};
 use tokio::{sync::mpsc, time::Instant};
 
-use super::transactions::{ToTransactions, accounts_of};
+use super::{
+    hidden::Hidden,
+    transactions::{ToTransactions, accounts_of},
+};
 use crate::{chain::HeadView, metrics::Metrics};
 
 /// Signatures checked before other tasks get their turn: about 8 ms.
@@ -21,6 +24,7 @@ pub(crate) struct Submission {
     pub(crate) views: Arc<ArcSwap<HeadView>>,
     pub(crate) relay: mpsc::Sender<ToTransactions>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) hidden: Hidden,
 }
 
 impl Submission {
@@ -32,6 +36,13 @@ impl Submission {
     ) -> message::SubmitAnswer {
         let mut results = Vec::with_capacity(transactions.len().min(SUBMIT_TXS_MAX));
         let mut taken = Taken::default();
+        let underway = match privacy {
+            message::Privacy::Tor => match self.hidden.begin() {
+                Ok(underway) => Some(underway),
+                Err((reason, text)) => return self.refuse_all(&transactions, reason, &text),
+            },
+            message::Privacy::Fast | message::Privacy::Stem => None,
+        };
         for chunk in transactions.chunks(VERIFY_AT_ONCE) {
             self.submit_some(chunk, privacy, &mut results, &mut taken);
             tokio::task::yield_now().await;
@@ -41,10 +52,30 @@ impl Submission {
         if !ready.is_empty() || !removed.is_empty() {
             let _ = self.relay.send(ToTransactions::Submitted { ready, removed }).await;
         }
-        if !stem.is_empty() {
+        if let Some(underway) = underway {
+            let all: Vec<_> = stem.iter().map(|tx| (tx.id(), tx.bytes().clone())).collect();
+            if !all.is_empty() {
+                tokio::spawn(underway.send(all));
+            }
+        } else if !stem.is_empty() {
             let _ = self.relay.send(ToTransactions::Stem(stem)).await;
         }
         message::SubmitAnswer { results }
+    }
+
+    /// What cannot be sent as it was asked for is not sent at all.
+    fn refuse_all(&self, transactions: &[Bytes], reason: &'static str, text: &str) -> message::SubmitAnswer {
+        let refused = |bytes: &Bytes| {
+            self.metrics.transaction_rejected(reason);
+            let id = SignedTransaction::parse(bytes.clone()).map(|tx| Bytes::copy_from_slice(&tx.id().0));
+            message::SubmitResult {
+                id: id.unwrap_or_default(),
+                accepted: false,
+                reason: reason.into(),
+                message: text.into(),
+            }
+        };
+        message::SubmitAnswer { results: transactions.iter().map(refused).collect() }
     }
 
     fn submit_some(
@@ -68,7 +99,7 @@ impl Submission {
                 Ok(tx) => {
                     result.id = Bytes::copy_from_slice(&tx.id().0);
                     match verified.next() {
-                        Some(Ok(tx)) if privacy == message::Privacy::Stem && !pool.contains(&tx.id()) => {
+                        Some(Ok(tx)) if privacy != message::Privacy::Fast && !pool.contains(&tx.id()) => {
                             match pool.check(&tx, &accounts_of(&view), now) {
                                 Ok(()) => {
                                     taken.stem.push(tx);
@@ -107,5 +138,6 @@ impl Submission {
 struct Taken {
     ready: Vec<TxId>,
     removed: Vec<(TxId, Removal)>,
+    /// What is not to be seen here before others have it.
     stem: Vec<VerifiedTransaction>,
 }

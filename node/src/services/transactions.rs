@@ -79,7 +79,6 @@ pub(crate) fn accounts_of(view: &HeadView) -> impl Accounts + '_ {
 pub(crate) struct TransactionService {
     pub(crate) pool: Arc<Mutex<Pool>>,
     pub(crate) views: Arc<ArcSwap<HeadView>>,
-    pub(crate) salt: [u8; 16],
     pub(crate) seed: [u8; 32],
     pub(crate) stem_seed: [u8; 32],
     pub(crate) entropy: ChaCha12Rng,
@@ -290,14 +289,16 @@ impl Running {
     }
 
     fn peer_up(&mut self, session: Session) {
-        let Some(their_salt) = session.hello().tx_salt else { return };
+        let (Some(own_salt), Some(their_salt)) = (session.own_salt(), session.hello().tx_salt) else {
+            return;
+        };
         let peer = session.peer();
         let active = self.peers.values().filter(|peer| peer.active).count() < ACTIVE_LINKS_MAX;
         let input = Input::PeerUp {
             peer,
             outbound: session.direction() == Direction::Outbound,
             rtt: session.rtt(),
-            our_salt: Salt(self.service.salt),
+            our_salt: Salt(own_salt),
             their_salt: Salt(their_salt),
             active,
             sync_key: session

@@ -44,6 +44,8 @@ async fn liar(net: &Net, honest: Client) -> Liar {
     };
     let (overlay, events) = Overlay::start(
         OverlayConfig {
+            onion: None,
+            dials_ip: true,
             identity: identity.clone(),
             hello,
             context: SessionContext { inbox, ..SessionContext::default() },

@@ -78,6 +78,8 @@ impl Net {
         let others = (0..self.nodes.len()).filter(|other| *other != index);
         config.network.peers = others.map(|other| self.address(other)).collect();
         start_parts(NodeParts {
+            tor: None,
+            control: None,
             config,
             genesis: self.genesis.clone(),
             identity: Identity::from_seed(&[50 + index as u8; 32]),

@@ -28,7 +28,7 @@ use crate::{
     quota::Quota,
     request::{Responder, Served},
     tally::Event,
-    transport::{RecvStream, SendStream, quic::Closed, read_code, wire_code},
+    transport::{Closed, RecvStream, SendStream, WriteError},
 };
 
 /// Streams per second that a peer may open in vain (reset, unknown, without a whole frame) before
@@ -263,7 +263,7 @@ fn refuse_frames(session: &Session, recv: &mut RecvStream, error: &DecodeError) 
 fn stop(session: &Session, recv: &mut RecvStream, code: Code) {
     session.0.context.tally.count(Event::ResetByUs(code));
     // Fails only if the stream is over already.
-    let _ = recv.stop(wire_code(code));
+    let _ = recv.stop(code);
 }
 
 impl Inner {
@@ -298,7 +298,7 @@ async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream)
         stop(&session, &mut recv, Code::Busy);
         return refuse(&session, send, Code::Busy);
     }
-    let _ = send.set_priority(context.table.spec(class).priority);
+    send.set_priority(context.table.spec(class).priority);
     let mut reader = FrameReader::new(stream);
     reader.push(&rest);
     let (frame, bytes) = match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await
@@ -337,7 +337,7 @@ async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream)
 
 fn refuse(session: &Session, mut send: SendStream, code: Code) {
     session.0.context.tally.count(Event::ResetByUs(code));
-    let _ = send.reset(wire_code(code));
+    let _ = send.reset(code);
 }
 
 /// Serves one request of 0-RTT data. Its sender is not authenticated and the data may be a replay,
@@ -396,9 +396,7 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
                 inner.context.tally.sent(class, written.frames, written.bytes.len());
                 stream = Some(push);
             }
-            Err(quinn::WriteError::Stopped(code))
-                if read_code(code) == Code::Stalled && push.opened.elapsed() >= FRAME_DEADLINE =>
-            {
+            Err(WriteError::Stopped(Code::Stalled)) if push.opened.elapsed() >= FRAME_DEADLINE => {
                 batch = Some(written);
             }
             Err(_) => return fail(&inner, index),
@@ -423,7 +421,7 @@ pub(super) async fn end_push(inner: &Inner, index: usize, mut push: PushStream) 
 async fn open_push(inner: &Inner, index: usize) -> Option<PushStream> {
     let mut send = inner.link.open_uni().await.ok()?;
     let class = Class::of(PUSHES[index]);
-    let _ = send.set_priority(inner.context.table.spec(class).priority);
+    send.set_priority(inner.context.table.spec(class).priority);
     send.write_chunk(inner.outboxes[index].stream_head()).await.ok()?;
     Some(PushStream { send, opened: Instant::now() })
 }

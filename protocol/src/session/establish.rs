@@ -15,10 +15,7 @@ use crate::{
     class::Class,
     handshake::{self, HelloError, LocalHello},
     tally::Event,
-    transport::{
-        Link, RecvStream, SendStream,
-        quic::{Closed, tuning},
-    },
+    transport::{Closed, Link, RecvStream, SendStream, WriteError, quic::tuning},
 };
 
 /// Time for the first hello to come.
@@ -59,9 +56,9 @@ impl EstablishError {
     }
 }
 
-impl From<quinn::ConnectionError> for EstablishError {
-    fn from(error: quinn::ConnectionError) -> Self {
-        Self::Disconnected(Closed::of(&error))
+impl From<Closed> for EstablishError {
+    fn from(closed: Closed) -> Self {
+        Self::Disconnected(closed)
     }
 }
 
@@ -90,7 +87,7 @@ pub(crate) async fn establish(
     .await;
     match result {
         Ok((control, hello, greeted)) => {
-            Ok((Session::new(link, hello, local.role, context.clone(), control), greeted))
+            Ok((Session::new(link, hello, local, context.clone(), control), greeted))
         }
         Err(error) => {
             match &error {
@@ -111,16 +108,17 @@ async fn say_hello(link: &Link, local: &LocalHello) -> Result<SendStream, Establ
 }
 
 async fn write_hello(link: &Link, local: &LocalHello) -> Result<SendStream, EstablishError> {
-    let observed = address::of_socket(link.remote_address());
+    // Behind Tor nobody is seen at an address of their own.
+    let observed = link.remote().ip().map(address::of_socket);
     let mut bytes = Vec::new();
     ghost_proto::layout::put_varint(&mut bytes, StreamType::Control.number());
-    bytes.extend_from_slice(local.message(Some(&observed)).to_frame().bytes());
+    bytes.extend_from_slice(local.message(observed.as_ref()).to_frame().bytes());
     bytes.extend_from_slice(grease(local.nonce).bytes());
     let mut stream = link.open_uni().await?;
-    let _ = stream.set_priority(context_free_priority());
+    stream.set_priority(context_free_priority());
     match stream.write_all(&bytes).await {
         Ok(()) => Ok(stream),
-        Err(quinn::WriteError::ConnectionLost(error)) => Err(error.into()),
+        Err(WriteError::Lost(closed)) => Err(closed.into()),
         Err(_) => Err(EstablishError::Violation("the control stream was stopped")),
     }
 }

@@ -16,7 +16,6 @@ pub(crate) mod stream;
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -27,7 +26,6 @@ use std::{
 use bytes::Bytes;
 use ghost_frames::{Code, EncodedFrame, Payload, StreamType, control::Ping};
 use ghost_proto::PeerId;
-use quinn::WriteError;
 use tokio::{
     sync::{Notify, oneshot},
     time::{Instant, timeout},
@@ -41,15 +39,12 @@ use precedence::Precedence;
 
 use crate::{
     class::{Class, ClassTable},
-    handshake::{PeerHello, Role},
+    handshake::{LocalHello, PeerHello, Role, TX_SALT_LEN},
     inbox::Inbox,
     quota::Quota,
     request::{Answer, RequestError, send_request},
     tally::{Event, Tally},
-    transport::{
-        Link, SendStream,
-        quic::{Closed, tuning},
-    },
+    transport::{Closed, DatagramError, Link, Remote, SendStream, WriteError, quic::tuning},
 };
 
 /// Names a session among all that a process ever had.
@@ -100,6 +95,8 @@ struct Inner {
     id: SessionId,
     link: Link,
     hello: PeerHello,
+    /// Under which we asked the peer to hash its announcements.
+    own_salt: Option<[u8; TX_SALT_LEN]>,
     established: Instant,
     context: SessionContext,
     outboxes: [Outbox; PUSHES.len()],
@@ -165,8 +162,14 @@ impl Drop for Asking {
 }
 
 impl Session {
-    fn new(link: Link, hello: PeerHello, local: Role, context: SessionContext, control: SendStream) -> Self {
-        let credit = match local {
+    fn new(
+        link: Link,
+        hello: PeerHello,
+        local: &LocalHello,
+        context: SessionContext,
+        control: SendStream,
+    ) -> Self {
+        let credit = match local.role {
             Role::Node => tuning::CONNECTION_WINDOW,
             Role::Client => {
                 link.allow_unread_bytes(tuning::CLIENT_CONNECTION_WINDOW);
@@ -180,6 +183,7 @@ impl Session {
             id: SessionId(NEXT_ID.fetch_add(1, Ordering::Relaxed)),
             link,
             hello,
+            own_salt: local.tx_salt,
             established: now,
             context,
             outboxes,
@@ -214,6 +218,11 @@ impl Session {
         &self.0.hello
     }
 
+    /// Under which salt we asked the peer to hash its announcements.
+    pub fn own_salt(&self) -> Option<[u8; TX_SALT_LEN]> {
+        self.0.own_salt
+    }
+
     /// Who dialled.
     pub fn direction(&self) -> Direction {
         if self.0.link.is_inbound() { Direction::Inbound } else { Direction::Outbound }
@@ -225,8 +234,8 @@ impl Session {
     }
 
     /// Where the peer is now.
-    pub fn remote_address(&self) -> SocketAddr {
-        self.0.link.remote_address()
+    pub fn remote(&self) -> Remote {
+        self.0.link.remote()
     }
 
     /// Smoothed round-trip time.
@@ -234,9 +243,9 @@ impl Session {
         self.0.link.rtt()
     }
 
-    /// UDP bytes received and sent.
-    pub fn udp_bytes(&self) -> (u64, u64) {
-        self.0.link.udp_bytes()
+    /// Bytes received and sent, see [`Link::wire_bytes`].
+    pub fn wire_bytes(&self) -> (u64, u64) {
+        self.0.link.wire_bytes()
     }
 
     /// A key that both sides know and nobody else, see [`Link::short_id_key`].
@@ -361,7 +370,7 @@ impl Session {
     }
 
     /// Sends a datagram that may be lost.
-    pub fn send_datagram(&self, bytes: Bytes) -> Result<(), quinn::SendDatagramError> {
+    pub fn send_datagram(&self, bytes: Bytes) -> Result<(), DatagramError> {
         self.0.link.send_datagram(bytes)
     }
 

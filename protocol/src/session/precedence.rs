@@ -22,7 +22,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{class::Class, transport::SendStream};
+use crate::{
+    class::Class,
+    transport::{SendStream, WriteError},
+};
 
 /// A connection that is busy sending makes room with every acknowledgement, a few milliseconds apart.
 /// After this long it is not the connection that is full.
@@ -83,7 +86,7 @@ impl Precedence {
         priority: impl Fn(Class) -> i32,
         stream: &mut SendStream,
         bytes: Bytes,
-    ) -> Result<(), quinn::WriteError> {
+    ) -> Result<(), WriteError> {
         let mut chunks = [bytes];
         let mut blocked = None;
         while !chunks[0].is_empty() {
@@ -98,7 +101,7 @@ impl Precedence {
                 if blocked.is_some() && self.gives_way(class, &priority, Instant::now()).is_some() {
                     return Poll::Ready(None);
                 }
-                let written = std::pin::pin!(stream.write_chunks(&mut chunks)).poll(context);
+                let written = stream.poll_write_chunks(context, &mut chunks);
                 if written.is_pending() {
                     blocked.get_or_insert_with(|| self.block(class, Instant::now()));
                 }

@@ -9,11 +9,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     class::{FRAME_DEADLINE, frame_deadline},
-    transport::{RecvStream, read_code},
+    transport::{ReadError, RecvStream},
 };
-
-/// Most bytes taken from a stream while its type is awaited.
-const CHUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// Chunks taken from a stream at once. The transport hands over one for each packet, so this is
 /// about 45 KiB; at most it is the stream's flow control window.
@@ -36,13 +33,13 @@ pub(crate) enum StreamEnd {
     Undecodable(DecodeError),
 }
 
-impl From<quinn::ReadError> for StreamEnd {
-    fn from(error: quinn::ReadError) -> Self {
+impl From<ReadError> for StreamEnd {
+    fn from(error: ReadError) -> Self {
         match error {
-            quinn::ReadError::Reset(code) => Self::Reset(read_code(code)),
-            quinn::ReadError::ConnectionLost(error) => Self::Disconnected(error.to_string()),
-            quinn::ReadError::ZeroRttRejected => Self::EarlyDiscarded,
-            other => Self::Disconnected(other.to_string()),
+            ReadError::Reset(code) => Self::Reset(code),
+            ReadError::Lost(closed) => Self::Disconnected(closed.to_string()),
+            ReadError::EarlyDiscarded => Self::EarlyDiscarded,
+            other @ ReadError::TooLong => Self::Disconnected(other.to_string()),
         }
     }
 }
@@ -55,11 +52,11 @@ pub(crate) async fn read_stream_type(recv: &mut RecvStream, rest: &mut Vec<u8>) 
             rest.drain(..len);
             return Ok(number);
         }
-        match timeout_at(deadline, recv.read_chunk(CHUNK_BYTES_MAX, true)).await {
+        match timeout_at(deadline, recv.read_chunk()).await {
             Err(_) => return Err(StreamEnd::Stalled),
             Ok(Err(error)) => return Err(error.into()),
             Ok(Ok(None)) => return Err(StreamEnd::Finished),
-            Ok(Ok(Some(chunk))) => rest.extend_from_slice(&chunk.bytes),
+            Ok(Ok(Some(chunk))) => rest.extend_from_slice(&chunk),
         }
     }
 }
@@ -97,7 +94,7 @@ pub(crate) async fn read_some(
     let read = poll_fn(|context| {
         // Made anew for each poll: in the future it would cost every idle stream a kilobyte.
         let mut chunks = [const { Bytes::new() }; CHUNKS_PER_READ];
-        let read = std::pin::pin!(recv.read_chunks(&mut chunks)).poll(context);
+        let read = recv.poll_read_chunks(context, &mut chunks);
         read.map_ok(|count| {
             let chunks = &chunks[..count?];
             chunks.iter().for_each(|chunk| reader.push(chunk));

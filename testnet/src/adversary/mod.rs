@@ -223,6 +223,8 @@ impl Adversary {
         let mut quic_seed = [0; 32];
         rng.fill_bytes(&mut quic_seed);
         let config = OverlayConfig {
+            onion: None,
+            dials_ip: true,
             identity,
             hello,
             context: SessionContext { inbox, tally: Tally::default(), ..SessionContext::default() },

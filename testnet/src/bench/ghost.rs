@@ -46,6 +46,8 @@ pub(super) fn start(table: ClassTable, inbox: Inbox) -> Result<Node, BenchError>
     let identity = Identity::generate();
     let peer = identity.peer_id();
     let config = OverlayConfig {
+        onion: None,
+        dials_ip: true,
         identity,
         hello: hello(Role::Node, &inbox),
         context: SessionContext { table: Arc::new(table), inbox, ..SessionContext::default() },

@@ -203,7 +203,7 @@ impl Dialler {
                     endpoint.connect_with(config.clone(), *socket, name).doing("dialling bare")?;
                 let connection = connecting.await.doing("dialling bare")?;
                 let (send, recv) = connection.open_bi().await.doing("dialling bare")?;
-                ask(send, recv).await?;
+                ask(SendStream::Quic(send), RecvStream::Quic(recv)).await?;
                 Ok(Connected::Bare(connection))
             }
         }
@@ -308,7 +308,7 @@ async fn dial_resumed(way: Way, count: usize) -> Result<Vec<f64>, BenchError> {
                 let connection = match connecting.into_0rtt() {
                     Ok((connection, accepted)) => {
                         let (send, recv) = connection.open_bi().await.doing("opening an early stream")?;
-                        ask(send, recv).await?;
+                        ask(SendStream::Quic(send), RecvStream::Quic(recv)).await?;
                         times.push(begun.elapsed().as_secs_f64());
                         accepted.await;
                         connection
@@ -316,7 +316,7 @@ async fn dial_resumed(way: Way, count: usize) -> Result<Vec<f64>, BenchError> {
                     Err(connecting) => connecting.await.doing("dialling")?,
                 };
                 let (send, recv) = connection.open_bi().await.doing("opening a stream")?;
-                ask(send, recv).await?;
+                ask(SendStream::Quic(send), RecvStream::Quic(recv)).await?;
                 connection.close(0u32.into(), b"");
             }
         }

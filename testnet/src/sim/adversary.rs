@@ -9,8 +9,8 @@ use ghost_protocol::{
     handshake::{LocalHello, Role, StreamSet},
     tally::Tally,
     transport::{
-        Link, RecvStream, SendStream,
-        quic::{DialError, Dialled, Endpoint, Incoming, Verdict},
+        DialError, Link, RecvStream, SendStream,
+        quic::{Dialled, Endpoint, Incoming, Verdict},
     },
 };
 

@@ -252,6 +252,8 @@ impl SimNetwork {
         config.network.outbound_max = self.plan.outbound;
         config.network.peers = self.told(seat.id).into_iter().map(|other| self.multiaddr(other)).collect();
         Ok(NodeParts {
+            tor: None,
+            control: None,
             config,
             genesis: self.genesis.clone(),
             identity: self.identity(seat.id),

@@ -20,7 +20,7 @@ use ghost_protocol::{
     overlay::{ConnectError, Gate, OverlayConfig, OverlayEvent},
     session::{Direction, SessionContext, SessionId},
     tally::Tally,
-    transport::quic::{Closed, Socket},
+    transport::{Closed, quic::Socket},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
@@ -313,6 +313,8 @@ impl Peer {
             tx_salt: Some(tx_salt),
         };
         let config = OverlayConfig {
+            onion: None,
+            dials_ip: true,
             identity: seat.identity.clone(),
             hello,
             context: SessionContext { table: Arc::new(setup.table), tally: Tally::default(), inbox },

@@ -65,7 +65,8 @@ pub struct SendArgs {
     #[arg(long, value_name = "N")]
     nonce: Option<u64>,
     /// How it spreads: fast to all at once; stem from node to node first, so that nobody sees where it came from,
-    /// some seconds later and meanwhile not counted in the account's next nonce
+    /// some seconds later and meanwhile not counted in the account's next nonce; tor over circuits of their own to a
+    /// few other nodes, which needs a node that uses Tor, and is likewise not seen here until the network brings it
     #[arg(long, value_enum, default_value = "fast", conflicts_with = "payloads")]
     pub(super) privacy: Privacy,
     /// Wait until it stands in a block
@@ -83,6 +84,8 @@ pub enum Privacy {
     Fast,
     /// From node to node first.
     Stem,
+    /// Over circuits of Tor to a few other nodes.
+    Tor,
 }
 
 impl From<Privacy> for message::Privacy {
@@ -90,6 +93,7 @@ impl From<Privacy> for message::Privacy {
         match privacy {
             Privacy::Fast => Self::Fast,
             Privacy::Stem => Self::Stem,
+            Privacy::Tor => Self::Tor,
         }
     }
 }
@@ -223,7 +227,7 @@ async fn submit(node: &Connected, args: &SendArgs, payload: Bytes, out: &Out) ->
 /// The earlier nonce that an accepted transaction waits for, if it does. Only a nonce that was chosen can
 /// leave a gap, and what goes by a stem is in no mempool yet.
 async fn waits_for_nonce(client: &Client, args: &SendArgs, sender: Address, nonce: u64) -> Option<u64> {
-    if args.nonce.is_none() || args.privacy == Privacy::Stem {
+    if args.nonce.is_none() || args.privacy != Privacy::Fast {
         return None;
     }
     // It is accepted, whether or not this is answered.

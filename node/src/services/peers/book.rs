@@ -1,12 +1,13 @@
 //! What the peer task shares with others: the discovery cores behind a lock, and the gate that asks them.
 
 use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use ghost_discovery::{
+    address::{Endpoint, Host, Network},
+    book::Table,
     clock::Now,
     inbound::{Arrival, Incoming, Refusal, Ticket as Admission},
     netgroup::Source,
@@ -19,7 +20,10 @@ use ghost_protocol::{
     handshake::Role,
     overlay::{Gate, Knock, Porter, Ticket},
     session::Direction,
+    transport::{Onion, Remote},
 };
+use rand::SeedableRng;
+use rand_chacha::ChaCha12Rng;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
@@ -54,6 +58,27 @@ impl PeerBook {
     /// A peer's score: 0 is clean, at 100 it is banned.
     pub(crate) fn conduct(&self, peer: &PeerId) -> i32 {
         self.lock().ledger().score(peer, self.clock.unix_ms()).round() as i32
+    }
+
+    /// Up to so many other peers with an onion service, chosen as for dialling, and where.
+    pub(crate) fn onion_places(&self, count: usize, without: &BTreeSet<PeerId>) -> Vec<(PeerId, Onion)> {
+        let now = self.clock.unix_ms();
+        let mut rng = ChaCha12Rng::from_seed(rand::random());
+        let mut taken = without.clone();
+        let discovery = self.lock();
+        let mut next = || {
+            let other = |peer: &PeerId, _: &Endpoint| !taken.contains(peer);
+            let chosen =
+                discovery.book().select(Table::Either, Some(Network::Onion), other, &mut rng, now)?;
+            taken.insert(chosen.peer);
+            match chosen.endpoint.host() {
+                Host::Onion(name) => {
+                    Some((chosen.peer, Onion { name: **name, port: chosen.endpoint.port() }))
+                }
+                _ => None,
+            }
+        };
+        std::iter::from_fn(&mut next).take(count).collect()
     }
 
     /// Whom the node bans now, and why.
@@ -92,16 +117,25 @@ impl PeerBook {
     }
 }
 
+/// Who came from there, as the cores group them.
+pub(super) fn source_of(remote: Remote) -> Source {
+    match remote {
+        Remote::Ip(address) => Source::Peer(address.into()),
+        Remote::Onion(_) | Remote::Tor => Source::TorInbound,
+        Remote::Local => Source::Operator,
+    }
+}
+
 struct Door {
     book: PeerBook,
     operators: Arc<Vec<PeerId>>,
     /// Where those came from whose handshake is under way: a connection may move before it is a session.
     /// As many as the core has half-open.
-    places: Mutex<BTreeMap<Ticket, SocketAddr>>,
+    places: Mutex<BTreeMap<Ticket, Remote>>,
 }
 
 impl Door {
-    fn places(&self) -> MutexGuard<'_, BTreeMap<Ticket, SocketAddr>> {
+    fn places(&self) -> MutexGuard<'_, BTreeMap<Ticket, Remote>> {
         self.places.lock().expect("no code panics while it holds the places")
     }
 
@@ -112,13 +146,13 @@ impl Door {
 }
 
 impl Porter for Door {
-    fn knocks(&self, address: SocketAddr, validated: bool) -> Knock {
-        let source = Source::Peer(address.into());
+    fn knocks(&self, from: Remote, validated: bool) -> Knock {
+        let source = source_of(from);
         let now = self.book.now();
         let incoming = self.book.lock().incoming(&source, validated, now);
         match incoming {
             Incoming::Accept(Admission(number)) => {
-                self.places().insert(Ticket(number), address);
+                self.places().insert(Ticket(number), from);
                 Knock::Enter(Ticket(number))
             }
             Incoming::ValidateAddress => Knock::ProveAddress,
@@ -153,8 +187,8 @@ impl Porter for Door {
             discovery.inbound_left(&peer);
             return Ok(None);
         };
-        let address = self.places().remove(&ticket).unwrap_or_else(|| session.remote_address());
-        let source = Source::Peer(address.into());
+        let from = self.places().remove(&ticket).unwrap_or_else(|| session.remote());
+        let source = source_of(from);
         let ticket = Admission(ticket.0);
         let mut discovery = self.book.lock();
         let arrival = match session.role() {

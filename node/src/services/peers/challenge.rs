@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use ghost_discovery::address::Endpoint;
+use ghost_discovery::address::{Endpoint, Network};
 use ghost_frames::{Frame, Payload, StreamType, sync::HeadersRequest};
 use ghost_proto::{BlockId, Header, PeerId, limits::HEADERS_PER_ANSWER_MAX};
-use ghost_protocol::Session;
+use ghost_protocol::{Session, transport::Remote};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Report, Running};
@@ -39,7 +39,11 @@ impl Running {
     pub(super) fn compare_tips(&self) {
         let mut by_network = BTreeMap::new();
         for session in self.service.overlay.sessions() {
-            let network = Endpoint::from(session.remote_address()).network();
+            let network = match session.remote() {
+                Remote::Ip(address) => Endpoint::from(address).network(),
+                Remote::Onion(_) | Remote::Tor => Network::Onion,
+                Remote::Local => continue,
+            };
             // The one that is connected longest was chosen when we knew least about this moment.
             let longest = by_network.entry(network).or_insert_with(|| session.clone());
             if session.established() < longest.established() {

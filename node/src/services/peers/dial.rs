@@ -1,7 +1,5 @@
 //! One dial: names, addresses in their order, and what became of each.
 
-use std::net::SocketAddr;
-
 use ghost_discovery::{
     address::{Endpoint, Host},
     dial::{DialFailure, Kind},
@@ -13,18 +11,22 @@ use ghost_protocol::{
     handshake::{HelloError, LocalHello},
     overlay::ConnectError,
     session::Direction,
-    transport::quic::DialError,
+    transport::{DialError, Onion, Remote},
 };
 
-async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
+/// # Security
+/// With `tor_only` neither an IP address nor a name gets any further, whoever put it into the book.
+async fn resolve(endpoint: &Endpoint, tor_only: bool) -> Result<Vec<Remote>, String> {
+    let port = endpoint.port();
     match endpoint.host() {
-        Host::Ip4(ip) => Ok(vec![(*ip, endpoint.port()).into()]),
-        Host::Ip6(ip) => Ok(vec![(*ip, endpoint.port()).into()]),
-        Host::Name(name) => tokio::net::lookup_host((&**name, endpoint.port()))
+        Host::Onion(name) => Ok(vec![Remote::Onion(Onion { name: **name, port })]),
+        _ if tor_only => Err("tor.mode is \"only\": nothing is dialled but onion services".into()),
+        Host::Ip4(ip) => Ok(vec![Remote::Ip((*ip, port).into())]),
+        Host::Ip6(ip) => Ok(vec![Remote::Ip((*ip, port).into())]),
+        Host::Name(name) => tokio::net::lookup_host((&**name, port))
             .await
-            .map(Iterator::collect)
+            .map(|found| found.map(Remote::Ip).collect())
             .map_err(|error| error.to_string()),
-        Host::Onion(_) => Err("this node does not speak Tor".into()),
     }
 }
 
@@ -39,16 +41,17 @@ pub(super) async fn dial_one(
     kind: Kind,
     peer: PeerId,
     endpoint: &Endpoint,
+    tor_only: bool,
 ) -> Result<(), DialFailure> {
     if overlay.session(&peer).is_some() {
         return Err(DialFailure::Duplicate);
     }
-    let sockets = resolve(endpoint).await.map_err(DialFailure::Unreachable)?;
+    let places = resolve(endpoint, tor_only).await.map_err(DialFailure::Unreachable)?;
     let mut last = DialFailure::Unreachable("the name has no address".into());
-    for socket in sockets {
+    for place in places {
         let dialled = match kind {
-            Kind::BlockOnly => overlay.dial_saying(peer, socket, blocks_only).await,
-            Kind::Static | Kind::FullRelay | Kind::Feeler => overlay.dial(peer, socket).await,
+            Kind::BlockOnly => overlay.dial_saying(peer, place, blocks_only).await,
+            Kind::Static | Kind::FullRelay | Kind::Feeler => overlay.dial(peer, place).await,
         };
         match dialled {
             Ok(session) if session.direction() == Direction::Outbound => return Ok(()),

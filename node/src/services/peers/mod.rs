@@ -20,9 +20,9 @@ use ghost_discovery::{
     conduct::{self, Note},
     dial::{Alarm, Attempt, DialFailure, DialId, Kind, Link, StaticPeer},
     exchange::Answer,
-    netgroup::Source,
     overlay::{Effect, Input},
     reach::DialBack,
+    record::OwnRecord,
     store::{Batch, PeerStore, StoreError},
 };
 use ghost_frames::{
@@ -36,14 +36,14 @@ use ghost_protocol::{
     inbox::Asked,
     overlay::OverlayEvent,
     session::Direction,
-    transport::quic::{Closed, ClosedBy},
+    transport::{Closed, ClosedBy, Remote},
 };
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
-use super::{chain::ToChain, conduct::Offence, transactions::ToTransactions};
+use super::{chain::ToChain, conduct::Offence, tor::Tor, transactions::ToTransactions};
 use crate::{
     chain::HeadView,
     metrics::{self, Metrics},
@@ -54,7 +54,7 @@ pub(crate) use setup::discovery_config;
 
 use room::{Left, Room};
 use seeds::NameSeeds;
-use setup::{endpoint_of, static_peer};
+use setup::{endpoint_at, endpoint_of, static_peer};
 
 /// Reports of dials, answers and the store that may wait.
 const REPORTS_MAX: usize = 256;
@@ -103,6 +103,10 @@ pub(crate) struct PeerService {
     pub(crate) dns_seeds: Vec<String>,
     pub(crate) dns_server: Option<SocketAddr>,
     pub(crate) identity: Identity,
+    /// Tor, if it is used.
+    pub(crate) tor: Option<Arc<Tor>>,
+    /// Nothing is dialled but through it.
+    pub(crate) tor_only: bool,
     pub(crate) serves: StreamSet,
     /// What to say of where we are at first.
     pub(crate) addresses: Vec<Multiaddr>,
@@ -143,9 +147,11 @@ fn labels_of(session: &Session) -> Labels {
         Direction::Inbound => metrics::Direction::Inbound,
         Direction::Outbound => metrics::Direction::Outbound,
     };
-    let network = match session.remote_address().ip().to_canonical().is_ipv4() {
-        true => metrics::Network::Ip4,
-        false => metrics::Network::Ip6,
+    let network = match session.remote() {
+        Remote::Ip(address) if address.ip().to_canonical().is_ipv4() => metrics::Network::Ip4,
+        Remote::Ip(_) => metrics::Network::Ip6,
+        Remote::Onion(_) | Remote::Tor => metrics::Network::Onion,
+        Remote::Local => metrics::Network::Local,
     };
     let role = match session.role() {
         Role::Node => metrics::PeerRole::Node,
@@ -165,6 +171,8 @@ struct Running {
     has_store: bool,
     name_seeds: NameSeeds,
     room: Room,
+    /// What we say of our onion service.
+    onion_record: OwnRecord,
 }
 
 impl PeerService {
@@ -179,6 +187,7 @@ impl PeerService {
             has_store: self.store.is_some(),
             name_seeds: NameSeeds::default(),
             room: Room::new(self.data_dir.clone()),
+            onion_record: OwnRecord::new(0),
             service: self,
         };
         running.run().await;
@@ -275,11 +284,13 @@ impl Running {
         self.service.metrics.dials.inc();
         self.dials.insert(peer, (dial, addresses.clone()));
         let (overlay, report) = (self.service.overlay.clone(), self.report.clone());
+        let tor_only = self.service.tor_only;
         tokio::spawn(async move {
             let begun = Instant::now();
             for attempt in addresses {
                 sleep_until(begun + attempt.after).await;
-                let Err(why) = dial::dial_one(&overlay, kind, peer, &attempt.endpoint).await else { return };
+                let dialled = dial::dial_one(&overlay, kind, peer, &attempt.endpoint, tor_only).await;
+                let Err(why) = dialled else { return };
                 tracing::debug!(%peer, endpoint = ?attempt.endpoint, %why, "dial failed");
                 if kind == Kind::Static && why == DialFailure::WrongGenesis {
                     tracing::warn!(
@@ -348,10 +359,9 @@ impl Running {
             self.input(Input::Disconnected { peer, code: Some(Code::Duplicate), detail });
         }
         tracing::info!(%peer, direction = session.direction().name(), "peer connected");
-        // A connected peer has an address of its own.
-        let Some(endpoint) = endpoint_of(session.remote_address()) else { return };
-        let link = match (session.direction(), self.dials.remove(&peer)) {
-            (Direction::Outbound, Some((dial, attempts))) => {
+        let remote = session.remote();
+        let link = match (session.direction(), endpoint_at(remote), self.dials.remove(&peer)) {
+            (Direction::Outbound, Some(endpoint), Some((dial, attempts))) => {
                 let answered =
                     attempts.iter().find(|attempt| attempt.endpoint == endpoint).or(attempts.first());
                 Link::Outbound {
@@ -359,7 +369,7 @@ impl Running {
                     endpoint: answered.map_or(endpoint, |attempt| attempt.endpoint.clone()),
                 }
             }
-            _ => Link::Inbound { source: Source::Peer(endpoint) },
+            _ => Link::Inbound { source: book::source_of(remote) },
         };
         let record = session.hello().record.as_ref().map(|record| record.bytes().clone()).unwrap_or_default();
         self.input(Input::Connected { peer, link, record, is_node: true });
@@ -495,6 +505,7 @@ impl Running {
             }
             self.service.book.paused(self.room.paused());
         }
+        self.advertise_onion();
         self.compare_tips();
         self.ask_names();
         let (now, discovery) = (self.service.book.now(), self.service.book.lock());

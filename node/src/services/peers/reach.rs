@@ -12,9 +12,7 @@ use ghost_frames::{
     discovery::{DialBackAnswer, DialBackOutcome, DialBackRequest},
 };
 use ghost_proto::{Multiaddr, PeerId, message};
-use ghost_protocol::{
-    Session, address::of_socket, inbox::Asked, session::Direction, transport::quic::DialError,
-};
+use ghost_protocol::{Session, address::of_socket, inbox::Asked, session::Direction, transport::DialError};
 
 use super::{PeerBook, Report, Running};
 
@@ -52,9 +50,9 @@ impl PeerBook {
 impl Running {
     /// A peer that we dialled said where it sees us.
     pub(super) fn observed(&mut self, session: &Session) {
-        let Some(at) =
-            session.hello().observed.as_ref().filter(|_| session.direction() == Direction::Outbound)
-        else {
+        // Through Tor nobody sees where we are: whoever says so makes it up.
+        let sees = session.direction() == Direction::Outbound && session.remote().ip().is_some();
+        let Some(at) = session.hello().observed.as_ref().filter(|_| sees) else {
             return;
         };
         if let Ok((at, None)) = address::parse(at) {
@@ -77,7 +75,10 @@ impl Running {
     /// A peer asks to be dialled back.
     pub(super) fn dial_back(&self, session: Session, asked: Asked) {
         let book = self.service.book.clone();
-        let (peer, address) = (session.peer(), session.remote_address());
+        // Nobody is dialled back through Tor: who is there is asked for by name, and found or not.
+        let (peer, Some(address)) = (session.peer(), session.remote().ip()) else {
+            return asked.responder.refuse(Code::UnknownStream);
+        };
         if !book.lock().may_dial_back(&peer, book.now()) {
             return asked.responder.refuse(Code::Busy);
         }
@@ -122,7 +123,7 @@ impl Running {
     }
 
     /// Puts addresses into the record that later hellos carry.
-    pub(super) fn advertise(&self, addresses: &[Multiaddr]) {
+    pub(super) fn advertise(&mut self, addresses: &[Multiaddr]) {
         let book = &self.service.book;
         let record = {
             let (mut discovery, now) = (book.lock(), book.now());
@@ -131,11 +132,33 @@ impl Running {
         match record {
             Ok(record) => {
                 let bytes = record.map(|record| record.bytes().clone());
-                self.service.overlay.update_hello(|hello| hello.record = bytes);
+                self.service.overlay.update_clear_hello(|hello| hello.record = bytes);
             }
             Err(error) => {
                 tracing::warn!(%error, "this node's addresses make no record; peers will not hear of it");
             }
+        }
+        self.advertise_onion();
+    }
+
+    /// Puts our onion service into the record that later hellos behind Tor carry, and nothing else: it has
+    /// its own key and sequence, and no address of ours on another network.
+    pub(super) fn advertise_onion(&mut self) {
+        let Some(tor) = &self.service.tor else { return };
+        let Some(onion) = tor.onion() else { return };
+        let now = self.service.book.now();
+        let made = self.onion_record.current(
+            tor.identity().key(),
+            &[onion.to_multiaddr()],
+            self.service.serves.bits(),
+            now.unix_ms,
+        );
+        match made {
+            Ok(record) => {
+                let bytes = record.map(|record| record.bytes().clone());
+                self.service.overlay.update_onion_hello(|hello| hello.record = bytes);
+            }
+            Err(error) => tracing::warn!(%error, "this node's onion address makes no record"),
         }
     }
 }

@@ -64,7 +64,8 @@ impl NameSeeds {
 impl Running {
     /// Asks the configured names if nobody else can be found.
     pub(super) fn ask_names(&mut self) {
-        if self.service.dns_seeds.is_empty() {
+        // # Security: behind Tor alone no name is looked up, whatever else is set.
+        if self.service.dns_seeds.is_empty() || self.service.tor_only {
             return;
         }
         let knows_nobody = {

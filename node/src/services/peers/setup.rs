@@ -6,20 +6,21 @@ use std::{
 };
 
 use ghost_discovery::{
-    address::{self, Endpoint},
+    address::{self, Endpoint, Network},
     dial::StaticPeer,
     overlay::OverlayConfig as DiscoveryConfig,
 };
 use ghost_proto::{Multiaddr, PeerId};
-use ghost_protocol::address::of_socket;
+use ghost_protocol::{address::of_socket, transport::Remote};
 
-use crate::config;
+use crate::config::{self, TorMode};
 
 /// The discovery cores' settings for a node's. A node that listens on a loopback or private address is
 /// part of a private network: such addresses are of use to it.
 pub(crate) fn discovery_config(
     own: PeerId,
     network: &config::Network,
+    tor: TorMode,
     clients_max: u32,
     listen: &[SocketAddr],
 ) -> DiscoveryConfig {
@@ -35,6 +36,13 @@ pub(crate) fn discovery_config(
         config.dial.block_only = network.block_only_max as usize;
         config
     };
+    let networks = &mut config.policy.networks;
+    if tor == TorMode::Only {
+        networks.clear();
+    }
+    if tor != TorMode::Off {
+        networks.insert(Network::Onion);
+    }
     config.dial.full_relay = outbound.min(128);
     config.dial.feeler_every = Duration::from_secs(network.feeler_every_s.into());
     if !network.discovery {
@@ -75,4 +83,9 @@ pub(super) fn static_peer(address: &Multiaddr) -> Result<StaticPeer, String> {
 /// The endpoint of a socket address; `None` for a wildcard, which is nobody's address.
 pub(super) fn endpoint_of(address: SocketAddr) -> Option<Endpoint> {
     address::parse(&of_socket(address)).ok().map(|(endpoint, _)| endpoint)
+}
+
+/// The endpoint at the other end of a link; `None` if it shows none.
+pub(super) fn endpoint_at(remote: Remote) -> Option<Endpoint> {
+    address::parse(&remote.to_multiaddr()?).ok().map(|(endpoint, _)| endpoint)
 }

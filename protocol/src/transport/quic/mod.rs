@@ -18,7 +18,9 @@ use ghost_frames::Code;
 use ghost_proto::{PeerId, record};
 use quinn::{AsyncUdpSocket, ConnectionError, EndpointConfig, TokioRuntime};
 
-use super::{RecvStream, SendStream, read_code, wire_code};
+use super::{
+    Closed, DialError, Link, ReadError, RecvStream, Remote, SHORT_ID_LABEL, SendStream, WriteError, read_code,
+};
 use crate::{
     Identity,
     tally::{Event, Tally},
@@ -47,40 +49,6 @@ pub enum Socket {
     Custom(Arc<dyn AsyncUdpSocket>),
 }
 
-/// Why a dial failed, and what it says about whom.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum DialError {
-    /// Somebody else answered. The peer named is not to blame; the address is no longer known good.
-    #[error("{address} answers with another key than {peer}'s")]
-    IdentityMismatch {
-        /// Who was expected.
-        peer: PeerId,
-        /// Where.
-        address: SocketAddr,
-    },
-    /// Nobody answered in time. Try another address, or later.
-    #[error("{0} does not answer")]
-    TimedOut(SocketAddr),
-    /// The other side refused or broke off.
-    #[error("{address} broke off the handshake: {reason}")]
-    Refused {
-        /// Where.
-        address: SocketAddr,
-        /// What it said.
-        reason: String,
-        /// Its code, if it gave one.
-        code: Option<Code>,
-    },
-    /// This endpoint cannot dial there.
-    #[error("cannot dial {address}: {reason}")]
-    Local {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        reason: String,
-    },
-}
-
 /// What becomes of a connection attempt.
 #[derive(Debug)]
 pub enum Verdict<E> {
@@ -92,62 +60,43 @@ pub enum Verdict<E> {
     Refuse,
 }
 
-/// How a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Closed {
-    /// Who ended it.
-    pub by: ClosedBy,
-    /// The code given, if one was.
-    pub code: Option<Code>,
-    /// For people.
-    pub reason: String,
+/// A code as the library takes it.
+pub(super) fn wire_code(code: Code) -> quinn::VarInt {
+    quinn::VarInt::from_u32(code.number() as u32)
 }
 
-/// Who ended a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClosedBy {
-    /// This side.
-    Us,
-    /// The other side.
-    Peer,
-    /// Nobody meant to: silence, or an error below the application.
-    Network,
-}
-
-impl Closed {
-    /// An end about which nothing is known.
-    pub(crate) fn lost() -> Self {
-        Self { by: ClosedBy::Network, code: None, reason: String::new() }
-    }
-
-    pub(crate) fn of(error: &ConnectionError) -> Self {
-        match error {
-            ConnectionError::ApplicationClosed(close) => Self {
-                by: ClosedBy::Peer,
-                code: Some(read_code(close.error_code)),
-                reason: String::from_utf8_lossy(&close.reason).chars().take(120).collect(),
-            },
-            ConnectionError::LocallyClosed => Self { by: ClosedBy::Us, code: None, reason: String::new() },
-            other => Self { by: ClosedBy::Network, code: None, reason: other.to_string() },
+fn closed_of(error: &ConnectionError) -> Closed {
+    match error {
+        ConnectionError::ApplicationClosed(close) => {
+            Closed::by_peer(close.error_code.into_inner(), &close.reason)
         }
+        ConnectionError::LocallyClosed => Closed::by_us(),
+        other => Closed::network(other.to_string()),
     }
 }
 
-impl std::fmt::Display for Closed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let by = match self.by {
-            ClosedBy::Us => "closed by us",
-            ClosedBy::Peer => "closed by the peer",
-            ClosedBy::Network => "lost",
-        };
-        write!(f, "{by}")?;
-        if let Some(code) = self.code {
-            write!(f, " ({})", code.name())?;
-        }
-        if !self.reason.is_empty() {
-            write!(f, ": {}", self.reason)?;
-        }
-        Ok(())
+pub(super) fn write_error(error: quinn::WriteError) -> WriteError {
+    match error {
+        quinn::WriteError::Stopped(code) => WriteError::Stopped(read_code(code.into_inner())),
+        quinn::WriteError::ConnectionLost(error) => WriteError::Lost(closed_of(&error)),
+        quinn::WriteError::ZeroRttRejected => WriteError::EarlyDiscarded,
+        quinn::WriteError::ClosedStream => WriteError::Ended,
+    }
+}
+
+pub(super) fn read_error(error: quinn::ReadError) -> ReadError {
+    match error {
+        quinn::ReadError::Reset(code) => ReadError::Reset(read_code(code.into_inner())),
+        quinn::ReadError::ConnectionLost(error) => ReadError::Lost(closed_of(&error)),
+        quinn::ReadError::ZeroRttRejected => ReadError::EarlyDiscarded,
+        other => ReadError::Lost(Closed::network(other.to_string())),
+    }
+}
+
+pub(super) fn stopped_error(error: quinn::StoppedError) -> Closed {
+    match error {
+        quinn::StoppedError::ConnectionLost(error) => closed_of(&error),
+        quinn::StoppedError::ZeroRttRejected => Closed::network("the early data was discarded".into()),
     }
 }
 
@@ -189,8 +138,9 @@ impl std::fmt::Debug for Early {
 
 impl Early {
     /// Opens a stream for one early request.
-    pub async fn open_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
-        self.connection.open_bi().await
+    pub async fn open_bi(&self) -> Result<(SendStream, RecvStream), Closed> {
+        let (send, recv) = self.connection.open_bi().await.map_err(|error| closed_of(&error))?;
+        Ok((SendStream::Quic(send), RecvStream::Quic(recv)))
     }
 
     /// Waits for the handshake. False beside the link if the server discarded the early data: what
@@ -200,19 +150,22 @@ impl Early {
         if let Some(error) = self.connection.close_reason() {
             return Err(dial_error(error, self.peer, self.address));
         }
-        Ok((Link::dialled(self.connection, self.peer), accepted))
+        Ok((QuicLink::dialled(self.connection, self.peer), accepted))
     }
 }
 
 fn dial_error(error: ConnectionError, peer: PeerId, address: SocketAddr) -> DialError {
+    let address = Remote::Ip(address);
     match &error {
         ConnectionError::TransportError(cause) if u64::from(cause.code) == ALERT_ACCESS_DENIED => {
             DialError::IdentityMismatch { peer, address }
         }
         ConnectionError::TimedOut => DialError::TimedOut(address),
-        ConnectionError::ApplicationClosed(close) => {
-            DialError::Refused { address, reason: error.to_string(), code: Some(read_code(close.error_code)) }
-        }
+        ConnectionError::ApplicationClosed(close) => DialError::Refused {
+            address,
+            reason: error.to_string(),
+            code: Some(read_code(close.error_code.into_inner())),
+        },
         _ => DialError::Refused { address, reason: error.to_string(), code: None },
     }
 }
@@ -321,7 +274,7 @@ impl Endpoint {
     }
 
     fn connecting(&self, peer: PeerId, address: SocketAddr) -> Result<quinn::Connecting, DialError> {
-        let local = |reason: String| DialError::Local { address, reason };
+        let local = |reason: String| DialError::Local { address: address.into(), reason };
         let name = tls::server_name(&peer).ok_or_else(|| local(format!("{peer} is no ed25519 peer")))?;
         self.inner.connect_with(self.client.clone(), address, &name).map_err(|error| local(error.to_string()))
     }
@@ -334,9 +287,9 @@ impl Endpoint {
     ) -> Result<Link, DialError> {
         let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
             .await
-            .map_err(|_| DialError::TimedOut(address))?
+            .map_err(|_| DialError::TimedOut(address.into()))?
             .map_err(|error| dial_error(error, peer, address))?;
-        Ok(Link::dialled(connection, peer))
+        Ok(QuicLink::dialled(connection, peer))
     }
 
     /// The next connection attempt that may go on with its handshake, or `None` once the endpoint is
@@ -419,13 +372,17 @@ impl Incoming {
 
     /// Completes the handshake. Streams that arrive in 0-RTT data meanwhile go to `on_early`: their
     /// sender is not authenticated yet, and the data may be a replay.
-    pub async fn complete(self, on_early: impl Fn(SendStream, RecvStream)) -> Result<Link, ConnectionError> {
+    pub async fn complete(self, on_early: impl Fn(SendStream, RecvStream)) -> Result<Link, Closed> {
+        self.complete_quic(on_early).await.map_err(|error| closed_of(&error))
+    }
+
+    async fn complete_quic(self, on_early: impl Fn(SendStream, RecvStream)) -> Result<Link, ConnectionError> {
         let Self { connecting, guard } = self;
         let (connection, accepted) = match connecting.into_0rtt() {
             Ok(early) => early,
             Err(connecting) => {
                 let connection = connecting.await?;
-                return Link::accepted(connection, Vec::new());
+                return QuicLink::accepted(connection, Vec::new());
             }
         };
         let mut held = Vec::new();
@@ -436,7 +393,9 @@ impl Incoming {
                     biased;
                     _ = &mut accepted => return,
                     stream = connection.accept_bi() => match stream {
-                        Ok((send, recv)) if recv.is_0rtt() => on_early(send, recv),
+                        Ok((send, recv)) if recv.is_0rtt() => {
+                            on_early(SendStream::Quic(send), RecvStream::Quic(recv));
+                        }
                         // The handshake completed between the two polls.
                         Ok(stream) => held.push(stream),
                         Err(_) => return,
@@ -450,29 +409,29 @@ impl Incoming {
             connection.close(wire_code(Code::Timeout), b"handshake");
             return Err(ConnectionError::TimedOut);
         }
-        Link::accepted(connection, held)
+        QuicLink::accepted(connection, held)
     }
 }
 
-/// An authenticated connection. Cloning shares it.
+/// Two streams of the library that belong together.
+type Pair = (quinn::SendStream, quinn::RecvStream);
+
+/// A link over QUIC. Cloning shares it.
 #[derive(Debug, Clone)]
-pub struct Link {
+pub struct QuicLink {
     connection: quinn::Connection,
     peer: PeerId,
     inbound: bool,
     /// Streams that were accepted before the link existed.
-    held: Arc<Mutex<Vec<(SendStream, RecvStream)>>>,
+    held: Arc<Mutex<Vec<Pair>>>,
 }
 
-impl Link {
-    fn dialled(connection: quinn::Connection, peer: PeerId) -> Self {
-        Self { connection, peer, inbound: false, held: Arc::default() }
+impl QuicLink {
+    fn dialled(connection: quinn::Connection, peer: PeerId) -> Link {
+        Link::Quic(Self { connection, peer, inbound: false, held: Arc::default() })
     }
 
-    fn accepted(
-        connection: quinn::Connection,
-        held: Vec<(SendStream, RecvStream)>,
-    ) -> Result<Self, ConnectionError> {
+    fn accepted(connection: quinn::Connection, held: Vec<Pair>) -> Result<Link, ConnectionError> {
         if let Some(error) = connection.close_reason() {
             return Err(error);
         }
@@ -486,7 +445,7 @@ impl Link {
             connection.close(wire_code(Code::Internal), b"no identity");
             return Err(ConnectionError::LocallyClosed);
         };
-        Ok(Self { connection, peer, inbound: true, held: Arc::new(Mutex::new(held)) })
+        Ok(Link::Quic(Self { connection, peer, inbound: true, held: Arc::new(Mutex::new(held)) }))
     }
 
     /// Who is at the other end, proven.
@@ -513,37 +472,37 @@ impl Link {
     /// the label `EXPORTER-ghost-short-id`. `None` only if the handshake is not complete.
     pub fn short_id_key(&self) -> Option<[u8; 16]> {
         let mut key = [0; 16];
-        self.connection.export_keying_material(&mut key, b"EXPORTER-ghost-short-id", &[]).ok()?;
+        self.connection.export_keying_material(&mut key, SHORT_ID_LABEL, &[]).ok()?;
         Some(key)
     }
 
     /// UDP bytes received and sent.
-    pub fn udp_bytes(&self) -> (u64, u64) {
+    pub fn wire_bytes(&self) -> (u64, u64) {
         let stats = self.connection.stats();
         (stats.udp_rx.bytes, stats.udp_tx.bytes)
     }
 
     /// Opens a one-way stream; waits while the peer grants none.
-    pub async fn open_uni(&self) -> Result<SendStream, ConnectionError> {
-        self.connection.open_uni().await
+    pub async fn open_uni(&self) -> Result<quinn::SendStream, Closed> {
+        self.connection.open_uni().await.map_err(|error| closed_of(&error))
     }
 
     /// Opens a two-way stream; waits while the peer grants none.
-    pub async fn open_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
-        self.connection.open_bi().await
+    pub async fn open_bi(&self) -> Result<Pair, Closed> {
+        self.connection.open_bi().await.map_err(|error| closed_of(&error))
     }
 
     /// The next one-way stream of the peer.
-    pub async fn accept_uni(&self) -> Result<RecvStream, ConnectionError> {
-        self.connection.accept_uni().await
+    pub async fn accept_uni(&self) -> Result<quinn::RecvStream, Closed> {
+        self.connection.accept_uni().await.map_err(|error| closed_of(&error))
     }
 
     /// The next two-way stream of the peer.
-    pub async fn accept_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+    pub async fn accept_bi(&self) -> Result<Pair, Closed> {
         if let Some(stream) = self.held.lock().expect("no code panics while it holds streams").pop() {
             return Ok(stream);
         }
-        self.connection.accept_bi().await
+        self.connection.accept_bi().await.map_err(|error| closed_of(&error))
     }
 
     /// Sends a datagram that may be lost. Fails if it is larger than the path allows or the peer
@@ -553,8 +512,8 @@ impl Link {
     }
 
     /// The next datagram of the peer.
-    pub async fn read_datagram(&self) -> Result<Bytes, ConnectionError> {
-        self.connection.read_datagram().await
+    pub async fn read_datagram(&self) -> Result<Bytes, Closed> {
+        self.connection.read_datagram().await.map_err(|error| closed_of(&error))
     }
 
     /// Lets the peer open this many two-way streams at once.
@@ -579,11 +538,11 @@ impl Link {
 
     /// Waits until the connection is over.
     pub async fn closed(&self) -> Closed {
-        Closed::of(&self.connection.closed().await)
+        closed_of(&self.connection.closed().await)
     }
 
     /// How it ended, if it has.
     pub fn close_reason(&self) -> Option<Closed> {
-        self.connection.close_reason().as_ref().map(Closed::of)
+        self.connection.close_reason().as_ref().map(closed_of)
     }
 }
