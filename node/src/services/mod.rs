@@ -7,18 +7,21 @@
 //! | [`peers`] | whom to be connected to | sessions that come and go, conduct, the operator | chain and transactions: peers |
 //! | [`serve`] | nothing | block fetch, sync | reads the store |
 //! | [`rpc`], [`events`] | nothing | remote calls, subscriptions | transactions: submissions |
+//! | [`books`] | what followers of markets see | new heads, subscriptions | subscribers |
 //!
 //! [`contracts`] answers the calls about contracts for [`rpc`], on the threads of [`execution`].
 //!
 //! Values go one way: a transport's bytes become frames, frames go by stream type to one of these
 //! tasks, the task changes its core, and the core's effects go back to sessions.
 
+pub(crate) mod books;
 pub(crate) mod chain;
 pub(crate) mod conduct;
 pub(crate) mod contracts;
 pub(crate) mod events;
 pub(crate) mod execution;
 pub(crate) mod follow;
+pub(crate) mod markets;
 pub(crate) mod peers;
 pub(crate) mod requests;
 pub(crate) mod rpc;

@@ -73,6 +73,16 @@ impl<S: Source> Hub<S> {
         changed
     }
 
+    /// As [`Self::publish`], but wakes nobody unless `news`.
+    pub fn publish_if<T>(&self, news: bool, change: impl FnOnce(&mut Feed, &mut S) -> T) -> T {
+        if news {
+            return self.publish(change);
+        }
+        let mut state = self.lock();
+        let State { feed, source, .. } = &mut *state;
+        change(feed, source)
+    }
+
     /// Looks at both.
     pub fn read<T>(&self, look: impl FnOnce(&Feed, &S) -> T) -> T {
         let state = self.lock();
@@ -84,9 +94,17 @@ impl<S: Source> Hub<S> {
         self.changed.receiver_count()
     }
 
-    /// Serves one subscriber until it has enough, or the last other handle is gone.
-    pub async fn serve(&self, from: Option<Place>, mut responder: Responder) {
-        let mut changed = self.changed.subscribe();
+    /// Serves one subscriber for as long as it wants. It counts from this call on, not from the first poll.
+    pub fn serve(
+        &self,
+        from: Option<Place>,
+        responder: Responder,
+    ) -> impl Future<Output = ()> + Send + use<S> {
+        let changed = self.changed.subscribe();
+        self.clone().serving(from, responder, changed)
+    }
+
+    async fn serving(self, from: Option<Place>, mut responder: Responder, mut changed: watch::Receiver<()>) {
         let (mut reader, _) = self.read(|feed, _| feed.join(from));
         let mut heartbeat = Instant::now() + HEARTBEAT;
         loop {
