@@ -71,7 +71,15 @@ fn is_protobuf(frame: &Frame) -> bool {
     let kind = frame.info().kind.0;
     let fixed = matches!(
         frame,
-        Frame::CallRequest(_) | Frame::CallAnswer(_) | Frame::SimulateRequest(_) | Frame::EstimateRequest(_)
+        Frame::CallRequest(_)
+            | Frame::CallAnswer(_)
+            | Frame::SimulateRequest(_)
+            | Frame::EstimateRequest(_)
+            | Frame::FeedNotice(_)
+            | Frame::FeedSnapshot(_)
+            | Frame::FeedEntries(_)
+            | Frame::FeedStep(_)
+            | Frame::FeedIdle(_)
     );
     (kind == 0x00 || kind >= 0x60) && !fixed && !(0xb0..0xd0).contains(&kind)
 }
@@ -84,6 +92,7 @@ fn encodes_no_longer(frame: &Frame) -> bool {
         Frame::RpcFailure(failure) => failure.code >= 0,
         Frame::BlockRequest(request) => request.detail >= 0,
         Frame::SubmitRequest(request) => request.privacy >= 0,
+        Frame::BookRequest(request) => request.view >= 0,
         _ => true,
     }
 }

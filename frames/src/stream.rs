@@ -68,6 +68,8 @@ stream_types! {
     Events = 0x09, "events", Request;
     /// In which transactions two mempools differ.
     TxSync = 0x0a, "tx_sync", Request;
+    /// Subscriptions to order books.
+    Books = 0x0d, "books", Request;
     /// Mailboxes of wallets, and where wallets have theirs.
     Wallet = 0x0e, "wallet", Request;
 }

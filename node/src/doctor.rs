@@ -562,6 +562,7 @@ mod tests {
             block_gas_max: 1_000_000,
             block_bytes_max: 1 << 20,
             authorities: ghost_proto::AuthoritySet::new(vec![key(9).public()]).unwrap(),
+            markets: Default::default(),
             allocation: [].into(),
         };
         let contents = Contents {

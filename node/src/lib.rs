@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod consensus;
+pub mod dex;
 pub mod doctor;
 pub mod engine;
 pub mod exporter;

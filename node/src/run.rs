@@ -59,6 +59,7 @@ use crate::{
     home::{Home, HomeError, read_key_file},
     metrics::Metrics,
     services::{
+        books,
         chain::{ChainService, HeadNote, ToChain},
         conduct::Conduct,
         contracts::Contracts,
@@ -412,6 +413,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let events_asked = inbox.requests(StreamType::Events, 64);
     let mailboxes =
         wallet::limits(&config.wallet).map(|limits| (limits, inbox.requests(StreamType::Wallet, 256)));
+    let books_asked = inbox.requests(StreamType::Books, 64);
     let inbox = inbox.build();
     let serves = inbox.serves();
 
@@ -596,6 +598,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     tasks.spawn(serve::run(block_asked, views.clone(), underway.clone(), draw("ghost 2026 compact answers")));
     tasks.spawn(serve::run(sync_asked, views.clone(), underway, draw("ghost 2026 compact answers")));
     tasks.spawn(events::run(events_asked, heads_seen.clone(), access.clone()));
+    tasks.spawn(books::run(books_asked, heads_seen.clone(), pool.clone(), access.clone(), clock));
     let submissions = Submission {
         pool: pool.clone(),
         views: views.clone(),

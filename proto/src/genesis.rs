@@ -14,6 +14,7 @@ use crate::{
     limits::{
         AUTHORITIES_MAX, BLOCK_BODY_BYTES_MAX, CHAIN_NAME_BYTES_MAX, SLOT_MS_MAX, SLOT_MS_MIN, TX_BYTES_MAX,
     },
+    market::{AssetFile, MarketFile, Markets},
 };
 
 /// A genesis that no chain can start from. The text says which value, and what is allowed.
@@ -103,6 +104,10 @@ struct GenesisFile {
     block_bytes_max: u64,
     authorities: Vec<PublicKey>,
     allocation: BTreeMap<Address, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    assets: Vec<AssetFile>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    markets: Vec<MarketFile>,
 }
 
 /// The rules and the first state of a chain.
@@ -126,6 +131,8 @@ pub struct Genesis {
     pub authorities: AuthoritySet,
     /// Balances before the first block, in base units.
     pub allocation: BTreeMap<Address, u128>,
+    /// What else can be owned, and what is traded for what.
+    pub markets: Markets,
 }
 
 impl Genesis {
@@ -158,12 +165,14 @@ impl Genesis {
             block_bytes_max: file.block_bytes_max,
             authorities: AuthoritySet::new(file.authorities)?,
             allocation,
+            markets: Markets::of_files(file.assets, file.markets)?,
         };
         genesis.check()?;
         Ok(genesis)
     }
 
     fn check(&self) -> Result<(), GenesisError> {
+        self.markets.check()?;
         let name_ok = (1..=CHAIN_NAME_BYTES_MAX).contains(&self.name.len());
         if !name_ok {
             return Err(GenesisError::OutOfRange {
@@ -192,7 +201,10 @@ impl Genesis {
 
     /// Writes the file that [`Self::from_toml`] reads.
     pub fn to_toml(&self) -> String {
+        let (assets, markets) = self.markets.to_files();
         let file = GenesisFile {
+            assets,
+            markets,
             name: self.name.clone(),
             chain_id: self.chain_id,
             time_unix_ms: self.time_unix_ms,
@@ -232,6 +244,7 @@ impl Genesis {
             out.extend_from_slice(&address.0);
             out.extend_from_slice(&balance.to_be_bytes());
         }
+        self.markets.encode(&mut out);
         GenesisId(*blake3::hash(&out).as_bytes())
     }
 
@@ -266,6 +279,7 @@ mod tests {
             block_bytes_max: 1 << 20,
             authorities: AuthoritySet::new(vec![PublicKey([1; 32]), PublicKey([2; 32])]).unwrap(),
             allocation: [(Address([1; 20]), u128::MAX)].into(),
+            markets: Markets::default(),
         }
     }
 

@@ -12,11 +12,13 @@
 
 pub mod block;
 pub mod call;
+pub mod feed;
 pub mod genesis;
 pub mod ids;
 pub mod keys;
 pub mod layout;
 pub mod limits;
+pub mod market;
 pub mod merkle;
 pub mod receipt;
 pub mod record;
@@ -33,10 +35,12 @@ pub mod message {
 
 pub use block::{Block, BlockBuilder, Header};
 pub use call::{Call, CallAnswer};
+pub use feed::FeedPosition;
 pub use genesis::{AuthoritySet, Genesis};
 pub use ids::{Address, BlockId, GenesisId, TxId};
 pub use keys::{KeyPair, PublicKey, Signature};
 pub use libp2p_identity::PeerId;
+pub use market::Markets;
 pub use multiaddr::Multiaddr;
 pub use receipt::{LogEntry, Outcome, Receipt};
 pub use record::PeerRecord;

@@ -8,7 +8,7 @@
 //!     41     8  nonce              how many transactions the sender had included before
 //!     49     8  gas limit          most gas it may use
 //!     57     8  gas price          base units paid for each unit of gas used
-//!     65     1  action             1 = transfer, 2 = deploy, 3 = call
+//!     65     1  action             1 = transfer, 2 = deploy, 3 = call, 4 = place, 5 = cancel, 6 = replace
 //!     66    20  to                 receiving account         ┐
 //!     86    16  value              base units                │ transfer
 //!    102     v  payload length     varint                    │
@@ -23,6 +23,18 @@
 //!     86    16  value              base units                │ call
 //!    102     v  input length       varint                    │
 //!    1xx     n  input              for the contract          ┘
+//!     66     4  market             its number in the genesis ┐
+//!     70     1  side               1 = buy, 2 = sell         │
+//!     71     1  kind               see [`OrderKind`]         │ place
+//!     72     8  ticks              at least 1                │
+//!     80     8  lots               at least 1                ┘
+//!     66     4  market                                       ┐
+//!     70     8  order              its number in the market  │ cancel
+//!     78     8  leave              lots that stay; 0 = none  ┘
+//!     66     4  market                                       ┐
+//!     70     8  order              the one to be replaced    │ replace
+//!     78     8  ticks                                        │
+//!     86     8  lots                                         ┘
 //!    end    64  signature          over the tag "ghost/tx/1" and all bytes before it
 //! ```
 //!
@@ -36,6 +48,7 @@ use crate::{
     keys::{BadSignature, Batch, Domain, KeyPair, PublicKey, SIGNATURE_LEN, Signature},
     layout::{Cursor, LayoutError, put_var_bytes, varint_len},
     limits::{TX_BYTES_MAX, TX_BYTES_MIN},
+    market::{ORDER_LOTS_MAX, OrderKind, PRICE_TICKS_MAX, Side},
 };
 
 /// The only version of the layout.
@@ -44,6 +57,9 @@ pub const TX_VERSION: u8 = 1;
 const ACTION_TRANSFER: u8 = 1;
 const ACTION_DEPLOY: u8 = 2;
 const ACTION_CALL: u8 = 3;
+const ACTION_PLACE: u8 = 4;
+const ACTION_CANCEL: u8 = 5;
+const ACTION_REPLACE: u8 = 6;
 
 /// What runs the code of a contract. A number that a node does not know is not malformed: deploying
 /// for it fails, and costs its gas.
@@ -103,6 +119,39 @@ pub enum Action {
         /// Arguments.
         input: Bytes,
     },
+    /// Puts an order into a market.
+    Place {
+        /// Number of the market.
+        market: u32,
+        /// What to do.
+        side: Side,
+        /// What becomes of what does not trade at once.
+        kind: OrderKind,
+        /// Worst price, in ticks.
+        ticks: u64,
+        /// How much, in lots.
+        lots: u64,
+    },
+    /// Takes an order off, or makes it smaller: then it keeps its place.
+    Cancel {
+        /// Number of the market.
+        market: u32,
+        /// Number of the order.
+        order: u64,
+        /// Lots that stay; with none it is off.
+        leave: u64,
+    },
+    /// Takes an order off and places another one on the same side, in one step. The new one has a number and a place of its own.
+    Replace {
+        /// Number of the market.
+        market: u32,
+        /// Number of the order that goes.
+        order: u64,
+        /// Worst price of the new one, in ticks.
+        ticks: u64,
+        /// Its size, in lots.
+        lots: u64,
+    },
 }
 
 impl Action {
@@ -110,6 +159,7 @@ impl Action {
     pub fn value(&self) -> u128 {
         match self {
             Self::Transfer { value, .. } | Self::Deploy { value, .. } | Self::Call { value, .. } => *value,
+            Self::Place { .. } | Self::Cancel { .. } | Self::Replace { .. } => 0,
         }
     }
 }
@@ -194,6 +244,26 @@ impl Transaction {
                 out.extend_from_slice(&value.to_be_bytes());
                 put_var_bytes(out, input);
             }
+            Action::Place { market, side, kind, ticks, lots } => {
+                out.push(ACTION_PLACE);
+                out.extend_from_slice(&market.to_be_bytes());
+                out.extend_from_slice(&[side.code(), kind.code()]);
+                out.extend_from_slice(&ticks.to_be_bytes());
+                out.extend_from_slice(&lots.to_be_bytes());
+            }
+            Action::Cancel { market, order, leave } => {
+                out.push(ACTION_CANCEL);
+                out.extend_from_slice(&market.to_be_bytes());
+                out.extend_from_slice(&order.to_be_bytes());
+                out.extend_from_slice(&leave.to_be_bytes());
+            }
+            Action::Replace { market, order, ticks, lots } => {
+                out.push(ACTION_REPLACE);
+                out.extend_from_slice(&market.to_be_bytes());
+                out.extend_from_slice(&order.to_be_bytes());
+                out.extend_from_slice(&ticks.to_be_bytes());
+                out.extend_from_slice(&lots.to_be_bytes());
+            }
         }
     }
 
@@ -203,12 +273,16 @@ impl Transaction {
         self.action.value().checked_add(gas)
     }
 
-    /// The payload of a transfer, the input of a deployment or call.
+    /// The payload of a transfer, the input of a deployment or call; empty for orders.
     pub fn payload(&self) -> &Bytes {
         match &self.action {
             Action::Transfer { payload: bytes, .. }
             | Action::Deploy { input: bytes, .. }
             | Action::Call { input: bytes, .. } => bytes,
+            Action::Place { .. } | Action::Cancel { .. } | Action::Replace { .. } => {
+                static EMPTY: Bytes = Bytes::new();
+                &EMPTY
+            }
         }
     }
 }
@@ -271,12 +345,30 @@ impl SignedTransaction {
                 value: cursor.u128("value")?,
                 input: cursor.var_bytes("input", TX_BYTES_MAX)?,
             },
+            ACTION_PLACE => Action::Place {
+                market: cursor.u32("market")?,
+                side: Side::of_code(cursor.u8("side")?)?,
+                kind: OrderKind::of_code(cursor.u8("order kind")?)?,
+                ticks: bounded("ticks", cursor.u64("ticks")?, 1, PRICE_TICKS_MAX)?,
+                lots: bounded("lots", cursor.u64("lots")?, 1, ORDER_LOTS_MAX)?,
+            },
+            ACTION_CANCEL => Action::Cancel {
+                market: cursor.u32("market")?,
+                order: cursor.u64("order")?,
+                leave: bounded("leave", cursor.u64("leave")?, 0, ORDER_LOTS_MAX)?,
+            },
+            ACTION_REPLACE => Action::Replace {
+                market: cursor.u32("market")?,
+                order: cursor.u64("order")?,
+                ticks: bounded("ticks", cursor.u64("ticks")?, 1, PRICE_TICKS_MAX)?,
+                lots: bounded("lots", cursor.u64("lots")?, 1, ORDER_LOTS_MAX)?,
+            },
             other => {
                 return Err(LayoutError::OutOfRange {
                     field: "action",
                     value: other.into(),
                     min: ACTION_TRANSFER.into(),
-                    max: ACTION_CALL.into(),
+                    max: ACTION_REPLACE.into(),
                 });
             }
         };
@@ -335,6 +427,7 @@ impl SignedTransaction {
                 *code = self.bytes.slice(code_end - code.len()..code_end);
                 *input = self.bytes.slice(input_at..end);
             }
+            Action::Place { .. } | Action::Cancel { .. } | Action::Replace { .. } => {}
         }
         self
     }
@@ -358,6 +451,13 @@ impl SignedTransaction {
     pub fn body(&self) -> &Transaction {
         &self.body
     }
+}
+
+fn bounded(field: &'static str, value: u64, min: u64, max: u64) -> Result<u64, LayoutError> {
+    if value < min || value > max {
+        return Err(LayoutError::OutOfRange { field, value, min, max });
+    }
+    Ok(value)
 }
 
 impl std::fmt::Debug for SignedTransaction {
@@ -442,6 +542,33 @@ mod tests {
             |error| matches!(error, LayoutError::OutOfRange { field: "code length", value: 0, min: 1, .. });
         assert!(sign(deploy(b"", &[7; 40])).is_err_and(field));
         assert!(sign(deploy(&[0], &[7; 40])).is_ok());
+    }
+
+    #[test]
+    fn orders_round_trip_within_their_bounds() {
+        let place = |ticks, lots| Action::Place {
+            market: 3,
+            side: Side::Sell,
+            kind: OrderKind::PostOnly,
+            ticks,
+            lots,
+        };
+        let good = [
+            place(1, ORDER_LOTS_MAX),
+            place(PRICE_TICKS_MAX, 1),
+            Action::Cancel { market: 0, order: 9, leave: 0 },
+            Action::Replace { market: 1, order: 9, ticks: 7, lots: 8 },
+        ];
+        for action in good {
+            let tx = with_action(action);
+            let again = SignedTransaction::parse(tx.bytes().clone()).unwrap();
+            assert_eq!((again.body(), &again.clone().detached()), (tx.body(), &again));
+            assert!(tx.bytes().len() >= TX_BYTES_MIN);
+        }
+        let body = transfer(1, 0, b"").body().clone();
+        for bad in [place(0, 1), place(1, 0), place(PRICE_TICKS_MAX + 1, 1), place(1, ORDER_LOTS_MAX + 1)] {
+            assert!(Transaction { action: bad, ..body.clone() }.sign(&key(1)).is_err());
+        }
     }
 
     /// Where the payload of a transfer stands in memory.

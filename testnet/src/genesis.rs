@@ -95,6 +95,7 @@ impl Plan {
             block_gas_max: BLOCK_GAS_MAX,
             block_bytes_max: BLOCK_BYTES_MAX,
             authorities: AuthoritySet::new(authorities)?,
+            markets: Default::default(),
             allocation: (0..self.accounts)
                 .map(|n| (key(self.seed, Purpose::Account, n).address(), BALANCE))
                 .collect(),

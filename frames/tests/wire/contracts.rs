@@ -164,6 +164,6 @@ pub(crate) fn any_of(name: &str) -> BoxedStrategy<Frame> {
                     ),
             )
         }
-        other => panic!("no arbitrary {other}"),
+        other => crate::markets::any_of(other),
     }
 }

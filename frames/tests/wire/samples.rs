@@ -167,6 +167,7 @@ impl World {
             block_gas_max: 30_000_000,
             block_bytes_max: 2 << 20,
             authorities: AuthoritySet::new(authorities.iter().map(KeyPair::public).collect()).unwrap(),
+            markets: Default::default(),
             allocation: senders.iter().map(|key| (key.address(), 1_000_000_000_000)).collect(),
         };
         let mut transactions = vec![
@@ -306,6 +307,7 @@ impl World {
         let mut samples = self.overlay_samples();
         samples.extend(self.rpc_samples());
         samples.extend(self.wallet_samples());
+        samples.extend(crate::market_samples::samples(self));
         samples
     }
 

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     consensus::{Ballot, BlockTree, Finality, Proposals, Schedule, VotePool},
+    dex::Dex,
     engine::{Engine, Engines},
     store::{ChainStore, FinalizedRecord, Records, StoreError, WriteBatch},
 };
@@ -72,6 +73,7 @@ impl Chain {
             snapshot: Snapshot::of_finalized(records.clone()),
             lthash: Arc::new(finalized.lthash),
             changed: Arc::new([]),
+            dex: Dex::load(&genesis, &records)?,
         };
         let root =
             BlockNode { header: None, included_total: finalized.included_total, state: Some(state.clone()) };
@@ -207,6 +209,7 @@ fn write_genesis(records: &Records, schedule: &Schedule) -> Result<(), StoreErro
             Records::put_state(&mut batch, &key, Some(&value));
         }
     }
+    Dex::write_genesis(genesis, &mut batch, |key, value| lthash.add(key, value));
     let id = genesis.block_id();
     Records::put_canonical(&mut batch, 0, &id);
     Records::put_finalized(&mut batch, &FinalizedRecord { height: 0, id, included_total: 0, lthash });

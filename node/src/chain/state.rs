@@ -22,7 +22,10 @@ use ghost_proto::{Address, BlockId, EngineId};
 use rpds::HashTrieMapSync;
 
 use super::lthash::LtHash;
-use crate::store::{Records, StoreError};
+use crate::{
+    dex::Dex,
+    store::{Records, StoreError},
+};
 
 /// Key of a state entry.
 pub type StateKey = Arc<[u8]>;
@@ -201,6 +204,8 @@ pub struct BlockState {
     pub lthash: Arc<LtHash>,
     /// Keys that the block changed, ascending.
     pub changed: Arc<[StateKey]>,
+    /// The books: an index of the orders in the state.
+    pub dex: Dex,
 }
 
 fn read_word(value: Option<&[u8]>) -> Result<[u8; 32], StoreError> {
@@ -226,17 +231,28 @@ pub struct WorkingState<'a> {
     parent: &'a BlockState,
     ancestors: &'a dyn Ancestors,
     entries: HashMap<StateKey, Entry>,
+    dex: Dex,
 }
 
 impl<'a> WorkingState<'a> {
     /// Starts where the parent block ended.
     pub fn new(parent: &'a BlockState, ancestors: &'a dyn Ancestors) -> Self {
-        Self { parent, ancestors, entries: HashMap::new() }
+        Self { parent, ancestors, entries: HashMap::new(), dex: parent.dex.clone() }
     }
 
     /// The id of an ancestor of the block that executes.
     pub fn ancestor(&self, height: u64) -> Result<Option<BlockId>, StoreError> {
         self.ancestors.block_id(height)
+    }
+
+    /// The markets as they are now.
+    pub fn dex(&self) -> &Dex {
+        &self.dex
+    }
+
+    /// To change them. Whoever does writes the entries that they are an index of.
+    pub(crate) fn dex_mut(&mut self) -> &mut Dex {
+        &mut self.dex
     }
 
     fn entry(&mut self, key: &[u8]) -> Result<&mut Entry, StoreError> {
@@ -300,7 +316,7 @@ impl<'a> WorkingState<'a> {
         }
         let keys = changed.iter().map(|(key, _)| key.clone()).collect();
         let snapshot = self.parent.snapshot.with(changed.into_iter().map(|(key, entry)| (key, entry.after)));
-        BlockState { snapshot, lthash: Arc::new(lthash), changed: keys }
+        BlockState { snapshot, lthash: Arc::new(lthash), changed: keys, dex: self.dex }
     }
 }
 
@@ -325,6 +341,7 @@ mod tests {
             snapshot: Snapshot::of_finalized(records.clone()),
             lthash: Arc::default(),
             changed: Arc::new([]),
+            dex: Dex::default(),
         };
         (records, state)
     }

@@ -10,7 +10,10 @@ use ghost_proto::{
 use rpds::HashTrieMapSync;
 
 use super::state::{Account, BlockState, Snapshot};
-use crate::store::{Records, StoreError};
+use crate::{
+    dex::Dex,
+    store::{Records, StoreError},
+};
 
 /// How many of the newest blocks a locator names one by one before it starts to leap.
 const LOCATOR_DENSE: usize = 10;
@@ -127,6 +130,16 @@ impl HeadView {
     /// An account at the head; all zero if the chain knows nothing about it.
     pub fn account(&self, address: &Address) -> Result<Account, StoreError> {
         self.state.snapshot.account(address)
+    }
+
+    /// The markets at the head.
+    pub fn dex(&self) -> &Dex {
+        &self.state.dex
+    }
+
+    /// The markets as they were after the oldest block whose state is at hand, and that block.
+    pub fn oldest_dex(&self) -> (BlockRef, &Dex) {
+        self.readable.last().map_or((self.head, &self.state.dex), |(block, state)| (*block, &state.dex))
     }
 
     /// The whole state at the head.

@@ -145,6 +145,7 @@ fn development_genesis(
         block_gas_max: DEVELOPMENT_BLOCK_GAS_MAX,
         block_bytes_max: DEVELOPMENT_BLOCK_BYTES_MAX,
         authorities: AuthoritySet::new(vec![authority.public()])?,
+        markets: Default::default(),
         allocation: [(dev.address(), DEVELOPMENT_BALANCE)].into(),
     };
     // What the flags say is checked by the same rules as a file.

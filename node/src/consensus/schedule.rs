@@ -98,6 +98,7 @@ mod tests {
             block_gas_max: 30_000_000,
             block_bytes_max: 1 << 20,
             authorities: AuthoritySet::new(keys.iter().map(KeyPair::public).collect()).unwrap(),
+            markets: Default::default(),
             allocation: [].into(),
         };
         (Schedule::new(Arc::new(genesis)), keys)

@@ -127,7 +127,10 @@ impl Engine for Evm {
     ) -> Result<Receipt, ExecuteError> {
         let body = tx.body();
         let (kind, value, input) = match &body.action {
-            Action::Transfer { .. } => return Err(NotIncludable::OtherEngine.into()),
+            Action::Transfer { .. }
+            | Action::Place { .. }
+            | Action::Cancel { .. }
+            | Action::Replace { .. } => return Err(NotIncludable::OtherEngine.into()),
             Action::Deploy { engine, value, code, input } => {
                 let init = if *engine == EngineId::ZVM {
                     match Container::parse(code).and_then(|container| container.init_code()) {

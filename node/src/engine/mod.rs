@@ -2,10 +2,11 @@
 //!
 //! An [`Engine`] is given one transaction, the state as the transactions before it left it, and the
 //! block it stands in. It answers with a receipt, or says that no block may hold the transaction
-//! here. [`Transfers`] is the engine of native transfers, [`Evm`] that of Ethereum contracts;
+//! here. [`Transfers`] is the engine of native transfers, [`Evm`] that of Ethereum contracts, [`Orders`] that of markets;
 //! [`Engines`] sends each transaction to its own.
 
 mod evm;
+mod orders;
 mod rules;
 mod simulate;
 mod transfers;
@@ -17,6 +18,7 @@ use ghost_proto::{Action, Address, EngineId, Outcome, Receipt, SignedTransaction
 
 pub use self::{
     evm::Evm,
+    orders::{GAS_ORDER, GAS_PER_MATCH, Orders},
     rules::{
         GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, gas_of_payload, intrinsic_gas,
         intrinsic_gas_of_call,
@@ -141,6 +143,9 @@ impl Engine for Engines {
     ) -> Result<Receipt, ExecuteError> {
         let engine = match &tx.body().action {
             Action::Transfer { .. } => return Transfers.execute(tx, state, context),
+            Action::Place { .. } | Action::Cancel { .. } | Action::Replace { .. } => {
+                return Orders.execute(tx, state, context);
+            }
             Action::Deploy { engine, .. } => *engine,
             // Who calls no contract sends value: the EVM knows how.
             Action::Call { to, .. } => state.account(to)?.contract.map_or(EngineId::EVM, |it| it.engine),

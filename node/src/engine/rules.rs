@@ -7,7 +7,7 @@
 
 use ghost_proto::{Action, Outcome, Receipt, SignedTransaction, Transaction};
 
-use super::{BlockContext, ExecuteError, NotIncludable};
+use super::{BlockContext, ExecuteError, NotIncludable, orders::GAS_ORDER};
 use crate::chain::state::{Account, WorkingState};
 
 /// Gas of every transaction.
@@ -31,6 +31,7 @@ pub fn intrinsic_gas(tx: &Transaction) -> u64 {
         Action::Transfer { payload, .. } => gas_of_payload(payload),
         Action::Call { input, .. } => contract_gas(&[input], false),
         Action::Deploy { code, input, .. } => contract_gas(&[code, input], true),
+        Action::Place { .. } | Action::Cancel { .. } | Action::Replace { .. } => GAS_TRANSACTION + GAS_ORDER,
     }
 }
 
@@ -82,10 +83,10 @@ pub(super) fn buy_gas(
     if body.gas_limit < gas {
         return Err(NotIncludable::GasLimit { limit: body.gas_limit, needed: gas }.into());
     }
-    // What a contract will use is known only afterwards.
+    // What a contract or an order will use is known only afterwards.
     let needed = match body.action {
         Action::Transfer { .. } => gas,
-        Action::Deploy { .. } | Action::Call { .. } => body.gas_limit,
+        _ => body.gas_limit,
     };
     if needed > context.gas_left {
         return Err(NotIncludable::BlockFull { needed, left: context.gas_left }.into());

@@ -106,6 +106,7 @@ mod tests {
             snapshot: Snapshot::of_finalized(Records::new(Arc::new(MemoryStore::new()))),
             lthash: Arc::default(),
             changed: Arc::new([]),
+            dex: Default::default(),
         }
     }
 

@@ -706,7 +706,9 @@ impl Running {
 fn receiver(tx: &SignedTransaction) -> Address {
     match &tx.body().action {
         Action::Transfer { to, .. } | Action::Call { to, .. } => *to,
-        Action::Deploy { .. } => tx.sender(),
+        Action::Deploy { .. } | Action::Place { .. } | Action::Cancel { .. } | Action::Replace { .. } => {
+            tx.sender()
+        }
     }
 }
 

@@ -9,12 +9,14 @@
 //! | [`wallet`] | mailboxes | wallets, and peers that look for one | who collects |
 //! | [`rpc`], [`events`] | nothing | remote calls, subscriptions | transactions: submissions |
 //! | [`tor`] | the way to Tor | streams that come through it | the overlay: streams |
+//! | [`books`] | what followers of markets see | new heads, subscriptions | subscribers |
 //!
 //! [`contracts`] answers the calls about contracts for [`rpc`], on the threads of [`execution`].
 //!
 //! Values go one way: a transport's bytes become frames, frames go by stream type to one of these
 //! tasks, the task changes its core, and the core's effects go back to sessions.
 
+pub(crate) mod books;
 pub(crate) mod chain;
 pub(crate) mod conduct;
 pub(crate) mod contracts;
@@ -22,6 +24,7 @@ pub(crate) mod events;
 pub(crate) mod execution;
 pub(crate) mod follow;
 pub(crate) mod hidden;
+pub(crate) mod markets;
 pub(crate) mod peers;
 pub(crate) mod requests;
 pub(crate) mod rpc;

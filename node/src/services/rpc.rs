@@ -26,6 +26,7 @@ use tokio::{
 
 use super::{
     contracts::Contracts,
+    markets,
     peers::{PeerBook, ToPeers},
     submission::Submission,
     tor::Tor,
@@ -210,6 +211,8 @@ impl Rpc {
             Frame::CodeRequest(request) => self.contracts.code(&request)?.to_frame(),
             Frame::StorageRequest(request) => self.contracts.storage(&request)?.to_frame(),
             Frame::PendingRequest(request) => self.pending(request.limit).to_frame(),
+            Frame::MarketsRequest(request) => markets::markets(&view, &request.market)?.to_frame(),
+            Frame::BalancesRequest(request) => markets::balances(&view, &request.address)?.to_frame(),
             Frame::PeersListRequest(_) => {
                 self.operator_only(session)?;
                 self.peers_list().to_frame()

@@ -492,6 +492,15 @@ impl Records {
         self.store.get(&key(b's', &[state_key]))
     }
 
+    /// Visits the entries of the state at the finalized block whose keys begin with a byte, ascending, without that byte.
+    pub fn scan_state(&self, domain: u8, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StoreError> {
+        let (from, to) = (key(b's', &[&[domain]]), key(b's', &[&[domain + 1]]));
+        self.store.scan(&from, &to, &mut |key, value| {
+            visit(&key[2..], value);
+            ControlFlow::Continue(())
+        })
+    }
+
     /// Sets or removes a value of the state at the finalized block.
     pub fn put_state(batch: &mut WriteBatch, state_key: &[u8], value: Option<&[u8]>) {
         match value {

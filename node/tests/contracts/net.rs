@@ -61,6 +61,7 @@ impl Net {
             block_gas_max: 100_000_000,
             block_bytes_max: 1 << 20,
             authorities: AuthoritySet::new((0..count).map(|n| authority(n).public()).collect()).unwrap(),
+            markets: Default::default(),
             allocation: (0..8).map(|n| (user(n).address(), 1 << 80)).collect(),
         });
         let stores = (0..count).map(|_| Arc::new(MemoryStore::new())).collect();

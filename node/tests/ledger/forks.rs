@@ -306,6 +306,7 @@ fn sealed(chain: &Chain, slot: u64, turn: usize, txs: Vec<ghost_proto::VerifiedT
         snapshot: view.state().clone(),
         lthash: Arc::new(LtHash::default()),
         changed: Arc::new([]),
+        dex: Default::default(),
     };
     let genesis = chain.genesis();
     let context = BlockContext {

@@ -33,6 +33,7 @@ pub(crate) fn genesis(authorities: usize) -> Arc<Genesis> {
         block_gas_max: 100_000_000,
         block_bytes_max: 1 << 20,
         authorities: AuthoritySet::new((0..authorities).map(|n| authority(n).public()).collect()).unwrap(),
+        markets: Default::default(),
         allocation: (0..8).map(|n| (user(n).address(), RICH)).collect(),
     })
 }

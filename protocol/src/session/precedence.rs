@@ -79,17 +79,16 @@ impl Precedence {
         Blocked { precedence: self, class }
     }
 
-    /// Writes all of `bytes`, giving way to higher classes.
+    /// Writes all of `chunks`, giving way to higher classes.
     pub(crate) async fn write(
         &self,
         class: Class,
         priority: impl Fn(Class) -> i32,
         stream: &mut SendStream,
-        bytes: Bytes,
+        chunks: &mut [Bytes],
     ) -> Result<(), WriteError> {
-        let mut chunks = [bytes];
         let mut blocked = None;
-        while !chunks[0].is_empty() {
+        while chunks.iter().any(|chunk| !chunk.is_empty()) {
             let changed = self.changed.notified();
             if let Some(wait) = self.gives_way(class, &priority, Instant::now()) {
                 // Whether the way is free now or the patience is over: look again.
@@ -101,7 +100,7 @@ impl Precedence {
                 if blocked.is_some() && self.gives_way(class, &priority, Instant::now()).is_some() {
                     return Poll::Ready(None);
                 }
-                let written = stream.poll_write_chunks(context, &mut chunks);
+                let written = stream.poll_write_chunks(context, chunks);
                 if written.is_pending() {
                     blocked.get_or_insert_with(|| self.block(class, Instant::now()));
                 }

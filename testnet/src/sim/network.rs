@@ -181,6 +181,7 @@ pub fn genesis_of(plan: &NetworkPlan, time_unix_ms: u64) -> Result<Genesis, Gene
         block_gas_max: BLOCK_GAS_MAX,
         block_bytes_max: BLOCK_BYTES_MAX,
         authorities: AuthoritySet::new(keys.collect())?,
+        markets: Default::default(),
         allocation: (0..plan.accounts)
             .map(|n| (key(plan.seed, Purpose::Account, n).address(), BALANCE))
             .collect(),

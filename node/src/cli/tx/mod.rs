@@ -128,6 +128,17 @@ impl Shown {
                 shown["code"] = json!(hex::encode(code));
                 shown["input"] = json!(hex::encode(input));
             }
+            Action::Place { market, side, kind, ticks, lots } => {
+                shown["order"] = json!({
+                    "market": market, "side": side.name(), "kind": kind.name(), "ticks": ticks, "lots": lots,
+                });
+            }
+            Action::Cancel { market, order, leave } => {
+                shown["cancel"] = json!({ "market": market, "order": order, "leave_lots": leave });
+            }
+            Action::Replace { market, order, ticks, lots } => {
+                shown["replace"] = json!({ "market": market, "order": order, "ticks": ticks, "lots": lots });
+            }
         }
         shown
     }
@@ -140,6 +151,17 @@ impl Shown {
             Action::Call { to, input, .. } => (format!("{to} (call)"), "input", input.len()),
             Action::Deploy { engine, code, input, .. } => {
                 (format!("a new contract ({engine})"), "code", code.len() + input.len())
+            }
+            Action::Place { market, side, kind, ticks, lots } => (
+                format!("market {market}: {} {} {lots} lots at {ticks}", kind.name(), side.name()),
+                "payload",
+                0,
+            ),
+            Action::Cancel { market, order, leave } => {
+                (format!("market {market}: leave {leave} lots of order {order}"), "payload", 0)
+            }
+            Action::Replace { market, order, ticks, lots } => {
+                (format!("market {market}: {lots} lots at {ticks} in place of order {order}"), "payload", 0)
             }
         };
         let place = match &self.receipt {

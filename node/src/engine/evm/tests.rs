@@ -52,6 +52,7 @@ fn empty() -> BlockState {
         snapshot: Snapshot::of_finalized(Records::new(Arc::new(MemoryStore::new()))),
         lthash: Arc::default(),
         changed: Arc::new([]),
+        dex: Default::default(),
     }
 }
 
