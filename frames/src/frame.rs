@@ -9,6 +9,7 @@ use ghost_proto::{limits, message};
 use crate::{
     block, compact, consensus, contract, control, discovery,
     kind::{Kind, KindInfo},
+    price,
     reader::DecodeError,
     reconcile,
     stream::StreamType,
@@ -153,7 +154,7 @@ frames! {
     DialBackAnswer(discovery::DialBackAnswer) = 0x53, max 3 + limits::MULTIADDR_BYTES_MAX, on [Discovery];
 
     /// In place of an answer: why there is none.
-    RpcFailure(message::RpcFailure) = 0x60, max 2 * KIB, on [Rpc, Events];
+    RpcFailure(message::RpcFailure) = 0x60, max 2 * KIB, on [Rpc, Events, Prices];
     /// How are you?
     StatusRequest(message::StatusRequest) = 0x61, max 64, on [Rpc];
     /// How I am.
@@ -224,6 +225,31 @@ frames! {
     FollowRequest(message::FollowRequest) = 0x82, max 24 * KIB, on [Events];
     /// What stands in the blocks up to here.
     FollowEvent(message::FollowEvent) = 0x83, max limits::LOG_ROWS_BYTES_MAX + limits::RPC_ROWS_MAX * 160 + KIB, on [Events];
+
+    /// A publisher's report of a price.
+    PriceReport(price::PriceReport) = 0x90, max ghost_proto::price::REPORT_LEN, on [Oracle];
+    /// A publisher signed two prices for one sequence.
+    PriceEvidence(price::PriceEvidence) = 0x91, max ghost_proto::price::EQUIVOCATION_LEN, on [Oracle];
+    /// Which prices are there?
+    PricesRequest(message::PricesRequest) = 0x92, max 4 * KIB, on [Rpc];
+    /// These, each with its proof.
+    PricesAnswer(message::PricesAnswer) = 0x93, max 64 + limits::PRICE_FEEDS_MAX * (ghost_proto::price::QUOTE_BYTES_MAX + 512), on [Rpc];
+    /// Prove the committed price of a feed.
+    PriceProofRequest(message::PriceProofRequest) = 0x94, max 64, on [Rpc];
+    /// From the receipt to a final block.
+    PriceProof(message::PriceProof) = 0x95,
+        max limits::HEADERS_PER_ANSWER_MAX * (ghost_proto::block::HEADER_LEN + 3) + limits::RECEIPT_BYTES_MAX + 16 * KIB, on [Rpc];
+    /// Take these reports.
+    PublishRequest(message::PublishRequest) = 0x96,
+        max limits::PRICE_PUBLISH_REPORTS_MAX * (ghost_proto::price::REPORT_LEN + 2), on [Rpc];
+    /// What became of each.
+    PublishAnswer(message::PublishAnswer) = 0x97, max limits::PRICE_PUBLISH_REPORTS_MAX * 256, on [Rpc];
+    /// Send me the newest prices at a fixed rate, in datagrams.
+    PriceTicksRequest(message::PriceTicksRequest) = 0x98, max 4 * KIB, on [Prices];
+    /// They come.
+    PriceTicksAnswer(message::PriceTicksAnswer) = 0x99, max 512, on [Prices];
+    /// Send me every report of a feed.
+    PriceFollowRequest(message::PriceFollowRequest) = 0x9a, max 128, on [Prices];
 }
 
 #[cfg(test)]

@@ -64,7 +64,12 @@ fn is_protobuf(frame: &Frame) -> bool {
     let kind = frame.info().kind.0;
     let fixed = matches!(
         frame,
-        Frame::CallRequest(_) | Frame::CallAnswer(_) | Frame::SimulateRequest(_) | Frame::EstimateRequest(_)
+        Frame::CallRequest(_)
+            | Frame::CallAnswer(_)
+            | Frame::SimulateRequest(_)
+            | Frame::EstimateRequest(_)
+            | Frame::PriceReport(_)
+            | Frame::PriceEvidence(_)
     );
     (kind == 0x00 || kind >= 0x60) && !fixed
 }

@@ -65,5 +65,7 @@ pub fn is_safe_to_repeat(frame: &Frame) -> bool {
             | Frame::LogsRequest(_)
             | Frame::CodeRequest(_)
             | Frame::StorageRequest(_)
+            | Frame::PricesRequest(_)
+            | Frame::PriceProofRequest(_)
     )
 }

@@ -68,6 +68,10 @@ stream_types! {
     Events = 0x09, "events", Request;
     /// In which transactions two mempools differ.
     TxSync = 0x0a, "tx_sync", Request;
+    /// Reports of prices, and evidence against publishers.
+    Oracle = 0x0b, "oracle", Push;
+    /// Subscriptions to prices.
+    Prices = 0x0c, "prices", Request;
 }
 
 /// First of the stream types that are never assigned: peers open such streams now and then, so that

@@ -502,6 +502,7 @@ mod tests {
             block_bytes_max: 1 << 20,
             authorities: ghost_proto::AuthoritySet::new(vec![key(9).public()]).unwrap(),
             allocation: [].into(),
+            feeds: Vec::new(),
         };
         let contents = Contents {
             config: commented_file(config),

@@ -35,6 +35,8 @@ pub enum Domain {
     PeerRecord,
     /// A node's answer to a call.
     CallAnswer,
+    /// A publisher's report of a price.
+    Price,
 }
 
 impl Domain {
@@ -46,6 +48,7 @@ impl Domain {
             Self::Vote => b"ghost/vote/1\0\0\0\0",
             Self::PeerRecord => b"ghost/record/1\0\0",
             Self::CallAnswer => b"ghost/call/1\0\0\0\0",
+            Self::Price => b"ghost/price/1\0\0\0",
         }
     }
 }

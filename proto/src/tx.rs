@@ -8,7 +8,7 @@
 //!     41     8  nonce              how many transactions the sender had included before
 //!     49     8  gas limit          most gas it may use
 //!     57     8  gas price          base units paid for each unit of gas used
-//!     65     1  action             1 = transfer, 2 = deploy, 3 = call
+//!     65     1  action             1 = transfer, 2 = deploy, 3 = call, 8 = prices
 //!     66    20  to                 receiving account         ┐
 //!     86    16  value              base units                │ transfer
 //!    102     v  payload length     varint                    │
@@ -23,6 +23,8 @@
 //!     86    16  value              base units                │ call
 //!    102     v  input length       varint                    │
 //!    1xx     n  input              for the contract          ┘
+//!     66     v  batch length       varint                    ┐ prices, see [`crate::price`]
+//!     6x     n  batch              quotes and evidence       ┘
 //!    end    64  signature          over the tag "ghost/tx/1" and all bytes before it
 //! ```
 //!
@@ -44,6 +46,7 @@ pub const TX_VERSION: u8 = 1;
 const ACTION_TRANSFER: u8 = 1;
 const ACTION_DEPLOY: u8 = 2;
 const ACTION_CALL: u8 = 3;
+const ACTION_PRICES: u8 = 8;
 
 /// What runs the code of a contract. A number that a node does not know is not malformed: deploying
 /// for it fails, and costs its gas.
@@ -103,6 +106,12 @@ pub enum Action {
         /// Arguments.
         input: Bytes,
     },
+    /// Commits prices. Only the proposer of a block may put it there, once and first; the nonce is the
+    /// block's height, and neither gas nor a nonce of the account is used.
+    Prices {
+        /// A [`crate::price::PriceBatch`], unread.
+        batch: Bytes,
+    },
 }
 
 impl Action {
@@ -110,6 +119,7 @@ impl Action {
     pub fn value(&self) -> u128 {
         match self {
             Self::Transfer { value, .. } | Self::Deploy { value, .. } | Self::Call { value, .. } => *value,
+            Self::Prices { .. } => 0,
         }
     }
 }
@@ -172,6 +182,10 @@ impl Transaction {
                 out.extend_from_slice(&value.to_be_bytes());
                 put_var_bytes(out, input);
             }
+            Action::Prices { batch } => {
+                out.push(ACTION_PRICES);
+                put_var_bytes(out, batch);
+            }
         }
     }
 
@@ -181,12 +195,13 @@ impl Transaction {
         self.action.value().checked_add(gas)
     }
 
-    /// The payload of a transfer, the input of a deployment or call.
+    /// The payload of a transfer, the input of a deployment or call, the batch of prices.
     pub fn payload(&self) -> &Bytes {
         match &self.action {
             Action::Transfer { payload: bytes, .. }
             | Action::Deploy { input: bytes, .. }
-            | Action::Call { input: bytes, .. } => bytes,
+            | Action::Call { input: bytes, .. }
+            | Action::Prices { batch: bytes } => bytes,
         }
     }
 }
@@ -249,12 +264,13 @@ impl SignedTransaction {
                 value: cursor.u128("value")?,
                 input: cursor.var_bytes("input", TX_BYTES_MAX)?,
             },
+            ACTION_PRICES => Action::Prices { batch: cursor.var_bytes("price batch", TX_BYTES_MAX)? },
             other => {
                 return Err(LayoutError::OutOfRange {
                     field: "action",
                     value: other.into(),
                     min: ACTION_TRANSFER.into(),
-                    max: ACTION_CALL.into(),
+                    max: ACTION_PRICES.into(),
                 });
             }
         };
@@ -304,7 +320,9 @@ impl SignedTransaction {
         self.bytes = Bytes::copy_from_slice(&self.bytes);
         let end = self.bytes.len() - SIGNATURE_LEN;
         match &mut self.body.action {
-            Action::Transfer { payload: last, .. } | Action::Call { input: last, .. } => {
+            Action::Transfer { payload: last, .. }
+            | Action::Call { input: last, .. }
+            | Action::Prices { batch: last } => {
                 *last = self.bytes.slice(end - last.len()..end);
             }
             Action::Deploy { code, input, .. } => {

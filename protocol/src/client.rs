@@ -29,6 +29,7 @@ mod compare;
 mod contract;
 mod follow;
 mod pool;
+mod prices;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -40,6 +41,7 @@ pub use self::{
     contract::{ContractCode, Estimate, Log, LogFilter, LogPage, LogPlace, LogQuery, ReceiptAt, Simulated},
     follow::{Batch, Cursor, FollowFrom, FollowStream, FollowedReceipt, Position, Subscription},
     pool::{NodeHealth, Pool, PoolConfig},
+    prices::{PriceList, PriceRow, PriceRules, PriceTicks, ProvenPrice, age_of},
 };
 use crate::{
     Identity,
@@ -307,6 +309,7 @@ impl Connector {
             session: Arc::new(Held(session)),
             endpoint: self.endpoint.clone(),
             timeout: self.timeout,
+            ticks: Default::default(),
         })
     }
 }
@@ -359,6 +362,7 @@ pub struct Client {
     session: Arc<Held>,
     endpoint: Endpoint,
     timeout: Duration,
+    ticks: prices::TickRouter,
 }
 
 /// An answer and who gave it.

@@ -49,6 +49,8 @@ pub enum Purpose {
     Account,
     /// A client connection of ours.
     Client,
+    /// Reporting prices.
+    Publisher,
 }
 
 /// The key for a purpose: ChaCha12 from the seed, one stream for each purpose and index.
@@ -73,6 +75,8 @@ pub struct Plan {
     pub slot_ms: u64,
     /// Authorities that no node is: their keys follow those of the nodes.
     pub spare_authorities: u16,
+    /// How many publishers of prices; without any, the chain has no feeds.
+    pub publishers: u16,
 }
 
 impl Plan {
@@ -98,6 +102,7 @@ impl Plan {
             allocation: (0..self.accounts)
                 .map(|n| (key(self.seed, Purpose::Account, n).address(), BALANCE))
                 .collect(),
+            feeds: crate::prices::feeds(self.seed, self.publishers),
         };
         Ok(Genesis::from_toml(&genesis.to_toml())?)
     }

@@ -128,6 +128,14 @@ fn the_table_of_limits_is_the_code() {
         LOG_ROWS_BYTES_MAX,
         FOLLOW_SENDERS_MAX,
         FOLLOW_POSITIONS_MAX,
+        PRICE_FEEDS_MAX,
+        PRICE_FEED_NAME_BYTES_MAX,
+        PUBLISHERS_MAX,
+        PRICE_FEED_EXPONENT_MAX,
+        PRICE_FEED_MAX_AGE_MS_MAX,
+        PRICE_AHEAD_MS_MAX,
+        PRICE_PUBLISH_REPORTS_MAX,
+        PRICE_EVIDENCE_PER_BATCH_MAX,
     ];
     // None was forgotten: the source declares no other.
     let source = include_str!("../../../proto/src/limits.rs");

@@ -9,6 +9,7 @@ mod document;
 mod frozen;
 mod fuzz_smoke;
 mod malformed;
+mod prices;
 mod round_trip;
 mod samples;
 mod sketch;

@@ -136,8 +136,7 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
                 meaning: meaning.into(),
             }
         };
-    use StreamType::{
-        BlockFetch, BlockPush, Consensus, Control, Discovery, Events, Rpc, Sync, TxFetch, TxPush, TxSync,
+    use StreamType::{Oracle, Prices, BlockFetch, BlockPush, Consensus, Control, Discovery, Events, Rpc, Sync, TxFetch, TxPush, TxSync,
     };
     vec![
         make(
@@ -362,6 +361,30 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             &[bytes("dialled back")],
             &["DialBackAnswer"],
             "in vain",
+        ),
+        make(
+            "prices",
+            Oracle,
+            true,
+            &[bytes("price report"), bytes("price evidence")],
+            &["PriceReport", "PriceEvidence"],
+            "as they come",
+        ),
+        make(
+            "price ticks, asked",
+            Prices,
+            true,
+            &[bytes("price ticks request")],
+            &["PriceTicksRequest"],
+            "the ticks come in datagrams",
+        ),
+        make(
+            "price ticks, answered",
+            Prices,
+            false,
+            &[bytes("price ticks answer")],
+            &["PriceTicksAnswer"],
+            "and stays open",
         ),
     ]
 }

@@ -146,6 +146,7 @@ fn development_genesis(
         block_bytes_max: DEVELOPMENT_BLOCK_BYTES_MAX,
         authorities: AuthoritySet::new(vec![authority.public()])?,
         allocation: [(dev.address(), DEVELOPMENT_BALANCE)].into(),
+        feeds: Vec::new(),
     };
     // What the flags say is checked by the same rules as a file.
     Ok(Genesis::from_toml(&genesis.to_toml())?)

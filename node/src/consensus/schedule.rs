@@ -99,6 +99,7 @@ mod tests {
             block_bytes_max: 1 << 20,
             authorities: AuthoritySet::new(keys.iter().map(KeyPair::public).collect()).unwrap(),
             allocation: [].into(),
+            feeds: Vec::new(),
         };
         (Schedule::new(Arc::new(genesis)), keys)
     }

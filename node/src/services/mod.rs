@@ -6,7 +6,8 @@
 //! | [`transactions`] | transaction relay | transaction push and fetch, submissions, new heads | peers |
 //! | [`peers`] | whom to be connected to | sessions that come and go, conduct, the operator | chain and transactions: peers |
 //! | [`serve`] | nothing | block fetch, sync | reads the store |
-//! | [`rpc`], [`events`] | nothing | remote calls, subscriptions | transactions: submissions |
+//! | [`oracle`] | the oracle's core | reports from peers and publishers | peers; everyone: the prices |
+//! | [`rpc`], [`events`], [`prices`] | nothing | remote calls, subscriptions | transactions: submissions; oracle: reports |
 //!
 //! [`contracts`] answers the calls about contracts for [`rpc`], on the threads of [`execution`].
 //!
@@ -19,7 +20,9 @@ pub(crate) mod contracts;
 pub(crate) mod events;
 pub(crate) mod execution;
 pub(crate) mod follow;
+pub(crate) mod oracle;
 pub(crate) mod peers;
+pub(crate) mod prices;
 pub(crate) mod requests;
 pub(crate) mod rpc;
 pub(crate) mod serve;

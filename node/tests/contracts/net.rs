@@ -62,6 +62,7 @@ impl Net {
             block_bytes_max: 1 << 20,
             authorities: AuthoritySet::new((0..count).map(|n| authority(n).public()).collect()).unwrap(),
             allocation: (0..8).map(|n| (user(n).address(), 1 << 80)).collect(),
+            feeds: Vec::new(),
         });
         let stores = (0..count).map(|_| Arc::new(MemoryStore::new())).collect();
         let mut net = Self { genesis, nodes: Vec::new(), stores };

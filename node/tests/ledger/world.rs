@@ -34,6 +34,7 @@ pub(crate) fn genesis(authorities: usize) -> Arc<Genesis> {
         block_bytes_max: 1 << 20,
         authorities: AuthoritySet::new((0..authorities).map(|n| authority(n).public()).collect()).unwrap(),
         allocation: (0..8).map(|n| (user(n).address(), RICH)).collect(),
+        feeds: Vec::new(),
     })
 }
 

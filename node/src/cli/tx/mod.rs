@@ -128,6 +128,7 @@ impl Shown {
                 shown["code"] = json!(hex::encode(code));
                 shown["input"] = json!(hex::encode(input));
             }
+            Action::Prices { batch } => shown["prices"] = json!(hex::encode(batch)),
         }
         shown
     }
@@ -141,6 +142,7 @@ impl Shown {
             Action::Deploy { engine, code, input, .. } => {
                 (format!("a new contract ({engine})"), "code", code.len() + input.len())
             }
+            Action::Prices { batch } => ("the chain (prices)".into(), "batch", batch.len()),
         };
         let place = match &self.receipt {
             Some(receipt) => format!(
