@@ -8,7 +8,11 @@ use ghost_proto::{Report, price::ReportFields};
 use ghost_testnet::{
     adversary::Role,
     prices::{publisher_key, reports},
-    sim::{NetworkPlan, NodeId, SimNetwork, disk::DiskKind, network::heads_agree, world::ORIGIN_UNIX_MS},
+    sim::{
+        NetworkPlan, NodeId, SimNetwork,
+        disk::DiskKind,
+        network::{ORIGIN_UNIX_MS, heads_agree},
+    },
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
