@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ghost_proto::{limits, message};
 
 use crate::{
-    block, compact, consensus, contract, control, discovery,
+    block, compact, consensus, contract, control, discovery, feed,
     kind::{Kind, KindInfo},
     price,
     reader::DecodeError,
@@ -154,7 +154,7 @@ frames! {
     DialBackAnswer(discovery::DialBackAnswer) = 0x53, max 3 + limits::MULTIADDR_BYTES_MAX, on [Discovery];
 
     /// In place of an answer: why there is none.
-    RpcFailure(message::RpcFailure) = 0x60, max 2 * KIB, on [Rpc, Events, Prices];
+    RpcFailure(message::RpcFailure) = 0x60, max 2 * KIB, on [Rpc, Events, Prices, Books];
     /// How are you?
     StatusRequest(message::StatusRequest) = 0x61, max 64, on [Rpc];
     /// How I am.
@@ -250,6 +250,27 @@ frames! {
     PriceTicksAnswer(message::PriceTicksAnswer) = 0x99, max 512, on [Prices];
     /// Send me every report of a feed.
     PriceFollowRequest(message::PriceFollowRequest) = 0x9a, max 128, on [Prices];
+
+    /// A snapshot comes next, and why.
+    FeedNotice(feed::FeedNotice) = 0xa0, max 9, on [Prices, Books];
+    /// A part of all that stands at a position of a feed.
+    FeedSnapshot(feed::FeedSnapshot) = 0xa1, max feed::HEAD_BYTES_MAX + limits::FEED_FRAME_BYTES_MAX, on [Prices, Books];
+    /// The entries that follow a position.
+    FeedEntries(feed::FeedEntries) = 0xa2, max feed::HEAD_BYTES_MAX + limits::FEED_FRAME_BYTES_MAX, on [Prices, Books];
+    /// What changed in a view of a feed between two positions.
+    FeedStep(feed::FeedStep) = 0xa3, max feed::HEAD_BYTES_MAX + limits::FEED_FRAME_BYTES_MAX, on [Prices, Books];
+    /// Nothing new; so old is the newest.
+    FeedIdle(feed::FeedIdle) = 0xa4, max feed::HEAD_BYTES_MAX, on [Prices, Books];
+    /// Let me follow this market.
+    BookRequest(message::BookRequest) = 0xa8, max 256, on [Books];
+    /// Which markets are there?
+    MarketsRequest(message::MarketsRequest) = 0xa9, max 64, on [Rpc];
+    /// These.
+    MarketsAnswer(message::MarketsAnswer) = 0xaa, max 256 + limits::MARKETS_MAX * 512, on [Rpc];
+    /// How much of each asset does an account have?
+    BalancesRequest(message::BalancesRequest) = 0xab, max 64, on [Rpc];
+    /// So much.
+    BalancesAnswer(message::BalancesAnswer) = 0xac, max 256 + limits::ASSETS_MAX * 128, on [Rpc];
 }
 
 #[cfg(test)]

@@ -70,6 +70,11 @@ fn is_protobuf(frame: &Frame) -> bool {
             | Frame::EstimateRequest(_)
             | Frame::PriceReport(_)
             | Frame::PriceEvidence(_)
+            | Frame::FeedNotice(_)
+            | Frame::FeedSnapshot(_)
+            | Frame::FeedEntries(_)
+            | Frame::FeedStep(_)
+            | Frame::FeedIdle(_)
     );
     (kind == 0x00 || kind >= 0x60) && !fixed
 }
@@ -82,6 +87,7 @@ fn encodes_no_longer(frame: &Frame) -> bool {
         Frame::RpcFailure(failure) => failure.code >= 0,
         Frame::BlockRequest(request) => request.detail >= 0,
         Frame::SubmitRequest(request) => request.privacy >= 0,
+        Frame::BookRequest(request) => request.view >= 0,
         _ => true,
     }
 }

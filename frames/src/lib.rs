@@ -22,10 +22,12 @@ pub mod consensus;
 pub mod contract;
 pub mod control;
 pub mod discovery;
+pub mod feed;
 pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod kind;
+pub mod market;
 pub mod price;
 pub mod reader;
 pub mod reconcile;

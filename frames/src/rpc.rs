@@ -67,5 +67,7 @@ pub fn is_safe_to_repeat(frame: &Frame) -> bool {
             | Frame::StorageRequest(_)
             | Frame::PricesRequest(_)
             | Frame::PriceProofRequest(_)
+            | Frame::MarketsRequest(_)
+            | Frame::BalancesRequest(_)
     )
 }

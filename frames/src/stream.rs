@@ -72,6 +72,8 @@ stream_types! {
     Oracle = 0x0b, "oracle", Push;
     /// Subscriptions to prices.
     Prices = 0x0c, "prices", Request;
+    /// Subscriptions to order books.
+    Books = 0x0d, "books", Request;
 }
 
 /// First of the stream types that are never assigned: peers open such streams now and then, so that

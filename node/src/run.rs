@@ -64,7 +64,7 @@ use crate::{
         execution::Execution,
         oracle::{OracleService, Publishing},
         peers::{PeerBook, PeerService, ToPeers, discovery_config},
-        prices,
+        prices::{self, PriceFeeds},
         rpc::{self, Access, Rpc},
         serve,
         submission::Submission,
@@ -439,6 +439,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let oracle = Oracle::new(genesis.id(), genesis.feeds.clone().into(), Instant::now().into_std());
     let (to_oracle, oracle_commands) = mpsc::channel(COMMANDS_MAX);
     let (board, board_seen) = watch::channel(oracle.board().clone());
+    let epoch = u64::from_be_bytes(draw("ghost 2026 price feeds")[..8].try_into().expect("eight bytes"));
+    let price_feeds = PriceFeeds::new(&genesis, epoch);
     let underway = Underway::default();
     let authority = chain.authority();
     let listen_first =
@@ -498,10 +500,18 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             pushes: oracle_pushes,
             commands: oracle_commands,
             board,
+            feeds: price_feeds.clone(),
         }
         .run(),
     );
-    tasks.spawn(prices::run(prices_asked, genesis.clone(), board_seen.clone(), clock, access.clone()));
+    tasks.spawn(prices::run(
+        prices_asked,
+        genesis.clone(),
+        board_seen.clone(),
+        price_feeds,
+        clock,
+        access.clone(),
+    ));
     tasks.spawn(events::run(events_asked, heads_seen.clone(), access.clone()));
     let submissions = Submission {
         pool: pool.clone(),

@@ -11,6 +11,7 @@
 
 pub mod block;
 pub mod call;
+pub mod feed;
 pub mod genesis;
 pub mod ids;
 pub mod keys;
@@ -32,6 +33,7 @@ pub mod message {
 
 pub use block::{Block, BlockBuilder, Header};
 pub use call::{Call, CallAnswer};
+pub use feed::FeedPosition;
 pub use genesis::{AuthoritySet, Genesis};
 pub use ids::{Address, BlockId, GenesisId, TxId};
 pub use keys::{KeyPair, PublicKey, Signature};

@@ -171,6 +171,40 @@ const _: () = {
             <= TX_BYTES_MAX,
         "one transaction holds the prices of all feeds"
     );
+};
+
+/// Largest payload of one feed entry, in bytes: about 1,000 order events of one transaction.
+pub const FEED_PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+
+/// Most entries in one frame of a feed: in memory 1,024 × 32 B beside their bytes.
+pub const FEED_ENTRIES_PER_FRAME_MAX: usize = 1024;
+
+/// Most payload bytes in one frame of a feed, lengths included; more is cut into several frames.
+pub const FEED_FRAME_BYTES_MAX: usize = 256 * 1024;
+
+/// Longest mark of a feed frame, in bytes: what its application says about the moment, such as block and book hash.
+pub const FEED_MARK_BYTES_MAX: usize = 256;
+
+/// Largest snapshot, in bytes, over all of its parts: what one subscription can make its subscriber hold.
+/// 65,536 orders of 64 bytes take 4 MiB.
+pub const FEED_SNAPSHOT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Longest name of a feed, in bytes.
+pub const FEED_NAME_BYTES_MAX: usize = 32;
+
+/// Most markets of a chain: their rows fill an answer of 64 × 512 B = 32 KiB.
+pub const MARKETS_MAX: usize = 64;
+
+/// Most assets of a chain, the native one included.
+pub const ASSETS_MAX: usize = 64;
+
+/// Longest symbol of an asset, in bytes of upper-case ASCII.
+pub const SYMBOL_BYTES_MAX: usize = 12;
+
+const _: () = {
+    assert!(2 * SYMBOL_BYTES_MAX < FEED_NAME_BYTES_MAX, "a market is named by two symbols and a slash");
+    assert!(FEED_PAYLOAD_BYTES_MAX + 4 <= FEED_FRAME_BYTES_MAX, "a frame must hold the largest entry");
+    assert!(FEED_FRAME_BYTES_MAX <= FEED_SNAPSHOT_BYTES_MAX);
     assert!(RECEIPT_BYTES_MAX < LOG_ROWS_BYTES_MAX, "an answer must hold the longest entry");
     assert!(TX_BYTES_MIN < TX_BYTES_MAX);
     assert!(TX_BYTES_MAX < TX_BATCH_BYTES_MAX, "a frame must hold the largest transaction");

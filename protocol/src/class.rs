@@ -7,7 +7,8 @@
 //! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M + 64 K =
 //! 2.3 MiB; sent and not acknowledged, 1.5 MiB, together less than 4 MiB; incoming, what the
 //! connection's flow control window allows, 3.25 MiB; answers to its requests, one chunk each for
-//! 64 + 16 + 8 + 8 + 6 + 2 + 16 requests.
+//! 64 + 16 + 16 + 16 + 8 + 8 + 6 + 2 requests. A subscription to a book or a price has no queue: it reads from a ring that
+//! all share.
 
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub enum Class {
     Rpc,
     /// Subscriptions.
     Events,
+    /// Order books.
+    Book,
     /// Transactions.
     Tx,
     /// Peer records.
@@ -85,12 +88,13 @@ const MIB: usize = 1024 * KIB;
 
 impl Class {
     /// Every class, in declaration order; the index of a class is its `as usize`.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Control,
         Self::Consensus,
         Self::Block,
         Self::Rpc,
         Self::Events,
+        Self::Book,
         Self::Tx,
         Self::Discovery,
         Self::Sync,
@@ -105,6 +109,7 @@ impl Class {
             StreamType::BlockPush | StreamType::BlockFetch => Self::Block,
             StreamType::Rpc => Self::Rpc,
             StreamType::Events => Self::Events,
+            StreamType::Books => Self::Book,
             StreamType::TxPush | StreamType::TxFetch => Self::Tx,
             StreamType::Discovery => Self::Discovery,
             StreamType::Sync | StreamType::TxSync => Self::Sync,
@@ -120,6 +125,7 @@ impl Class {
             Self::Block => "block",
             Self::Rpc => "rpc",
             Self::Events => "events",
+            Self::Book => "book",
             Self::Tx => "tx",
             Self::Discovery => "discovery",
             Self::Sync => "sync",
@@ -138,6 +144,8 @@ impl Class {
                 Self::Block => (5, 128, 64 * MIB, 8, MIB, SlowPolicy::DropOldest),
                 Self::Rpc => (4, 4096, 32 * MIB, 64, 0, SlowPolicy::Refuse),
                 Self::Events => (4, 64, MIB, 16, 0, SlowPolicy::Refuse),
+                // Requests of 128 B. Sixteen subscriptions, each owed at most 256 KiB: 4 MiB; then conflated.
+                Self::Book => (4, 64, 64 * KIB, 16, 0, SlowPolicy::Refuse),
                 Self::Tx => (3, 2048, 16 * MIB, 8, MIB, SlowPolicy::Refuse),
                 Self::Discovery => (2, 4, 64 * KIB, 2, 0, SlowPolicy::Refuse),
                 // Four for blocks, two for mempools.

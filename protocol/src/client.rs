@@ -41,7 +41,10 @@ pub use self::{
     contract::{ContractCode, Estimate, Log, LogFilter, LogPage, LogPlace, LogQuery, ReceiptAt, Simulated},
     follow::{Batch, Cursor, FollowFrom, FollowStream, FollowedReceipt, Position, Subscription},
     pool::{NodeHealth, Pool, PoolConfig},
-    prices::{PriceList, PriceRow, PriceRules, PriceTicks, ProvenPrice, age_of},
+    prices::{
+        PriceCursor, PriceEvent, PriceList, PriceRow, PriceRules, PriceStream, PriceSubscription, PriceTicks, ProvenPrice,
+        age_of,
+    },
 };
 use crate::{
     Identity,

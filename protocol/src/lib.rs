@@ -10,6 +10,7 @@
 //!   into frames, held to the quota of its [`class`], and handed to the [`inbox`] by stream type.
 //! - [`overlay`]: all sessions of a node: it accepts, dials, settles two connections between one
 //!   pair into one, and reports who came and went. Its [`overlay::Gate`] decides who gets in.
+//! - [`feed`]: sequences that a subscriber follows, with a snapshot first, and can resume at another peer.
 //! - [`client`]: what a program that is not a node uses.
 //!
 //! # Running tasks
@@ -24,6 +25,7 @@
 pub mod address;
 pub mod class;
 pub mod client;
+pub mod feed;
 mod gate;
 pub mod handshake;
 pub mod identity;

@@ -136,6 +136,15 @@ fn the_table_of_limits_is_the_code() {
         PRICE_AHEAD_MS_MAX,
         PRICE_PUBLISH_REPORTS_MAX,
         PRICE_EVIDENCE_PER_BATCH_MAX,
+        FEED_PAYLOAD_BYTES_MAX,
+        FEED_ENTRIES_PER_FRAME_MAX,
+        FEED_FRAME_BYTES_MAX,
+        FEED_MARK_BYTES_MAX,
+        FEED_SNAPSHOT_BYTES_MAX,
+        FEED_NAME_BYTES_MAX,
+        MARKETS_MAX,
+        ASSETS_MAX,
+        SYMBOL_BYTES_MAX,
     ];
     // None was forgotten: the source declares no other.
     let source = include_str!("../../../proto/src/limits.rs");

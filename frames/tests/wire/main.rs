@@ -9,6 +9,8 @@ mod document;
 mod frozen;
 mod fuzz_smoke;
 mod malformed;
+mod market_samples;
+mod markets;
 mod prices;
 mod round_trip;
 mod samples;

@@ -10,7 +10,7 @@ use ghost_proto::{
     message as m,
     price::{Equivocation, ReportFields},
 };
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, option, prelude::*};
 
 use crate::round_trip::{boxed, bytes};
 
@@ -77,11 +77,12 @@ pub(crate) fn any_of(name: &str) -> BoxedStrategy<Frame> {
                 .prop_map(|(feeds, time_unix_ms)| m::PriceTicksAnswer { feeds, time_unix_ms }),
         ),
         "PriceFollowRequest" => boxed(
-            ("[A-Z/]{0,32}", any::<bool>(), any::<u64>(), any::<u64>(), bytes(0..33)).prop_map(
-                |(feed, resume, epoch, seq, hash)| m::PriceFollowRequest { feed, resume, epoch, seq, hash },
-            ),
+            ("[A-Z/]{0,32}", option::of((any::<u64>(), any::<u64>(), bytes(0..33)))).prop_map(|(feed, place)| {
+                let resume = place.map(|(epoch, seq, hash)| m::FeedPlace { epoch, seq, hash });
+                m::PriceFollowRequest { feed, resume }
+            }),
         ),
-        other => panic!("no arbitrary {other}"),
+        other => crate::markets::any_of(other),
     }
 }
 

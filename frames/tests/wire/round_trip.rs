@@ -40,7 +40,7 @@ fn id() -> impl Strategy<Value = BlockId> {
     any::<[u8; 32]>().prop_map(BlockId)
 }
 
-fn text(max: usize) -> impl Strategy<Value = String> {
+pub(crate) fn text(max: usize) -> impl Strategy<Value = String> {
     vec(any::<char>(), 0..max).prop_map(String::from_iter)
 }
 

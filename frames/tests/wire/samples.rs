@@ -304,6 +304,7 @@ impl World {
     pub(crate) fn samples(&self) -> Vec<Sample> {
         let mut samples = self.overlay_samples();
         samples.extend(self.rpc_samples());
+        samples.extend(crate::market_samples::samples(self));
         samples
     }
 

@@ -136,7 +136,9 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
                 meaning: meaning.into(),
             }
         };
-    use StreamType::{Oracle, Prices, BlockFetch, BlockPush, Consensus, Control, Discovery, Events, Rpc, Sync, TxFetch, TxPush, TxSync,
+    use StreamType::{
+        BlockFetch, BlockPush, Books, Consensus, Control, Discovery, Events, Oracle, Prices, Rpc, Sync, TxFetch,
+        TxPush, TxSync,
     };
     vec![
         make(
@@ -210,6 +212,22 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             &[bytes("head event"), bytes("head event")],
             &["HeadEvent", "HeadEvent"],
             "one event at each change of the head, until either side ends it",
+        ),
+        make(
+            "a market followed, asked",
+            Books,
+            true,
+            &[bytes("book request")],
+            &["BookRequest"],
+            "then the asker ends its direction",
+        ),
+        make(
+            "a market followed, answered",
+            Books,
+            false,
+            &[bytes("feed notice"), bytes("feed snapshot"), bytes("feed entries"), bytes("feed idle")],
+            &["FeedNotice", "FeedSnapshot", "FeedEntries", "FeedIdle"],
+            "a snapshot, what follows it, and a sign of life",
         ),
         make(
             "pushed transactions",

@@ -8,10 +8,13 @@ use std::{
 
 use clap::{Args, Subcommand};
 use ghost_proto::{
-    FeedSpec, KeyPair, Report,
+    FeedSpec, KeyPair, Multiaddr, Report,
     price::{Aggregate, CommittedPrice, ReportFields, decimal, from_decimal},
 };
-use ghost_protocol::client::{Client, PriceList, PriceRow, PriceRules};
+use ghost_protocol::{
+    Identity,
+    client::{Client, Pool, PoolConfig, PriceEvent, PriceList, PriceRow, PriceRules},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -27,7 +30,7 @@ const EXAMPLES: &str = "\
 Examples:
   ghostd price list
   ghostd price get GHO/USD --proof            what the chain committed to, proven by the home's genesis
-  ghostd price follow GHO/USD BTC/USD         every change, until Ctrl-C
+  ghostd price follow GHO/USD BTC/USD         every report and the price it makes, until Ctrl-C
   ghostd price follow GHO/USD --rate 50 --json
   echo '{\"price\":\"1.25\"}' | ghostd price publish GHO/USD --key publisher.key
 
@@ -60,9 +63,12 @@ enum PriceCommand {
         /// Names of feeds
         #[arg(value_name = "FEED", required = true)]
         feeds: Vec<String>,
-        /// At most one price in so many milliseconds
-        #[arg(long, value_name = "MS", default_value = "50", value_parser = parse_rate)]
-        rate: u32,
+        /// Newest prices at a fixed rate: 1, 50, 200 or 1000 ms; without it every report, in order
+        #[arg(long, value_name = "MS", value_parser = parse_rate)]
+        rate: Option<u32>,
+        /// Without --rate: go on at this node if the other one fails; may be given again
+        #[arg(long, value_name = "MULTIADDR", conflicts_with = "rate")]
+        also: Vec<Multiaddr>,
         /// Stop after so many lines
         #[arg(long, value_name = "N")]
         count: Option<u64>,
@@ -102,9 +108,13 @@ pub(super) async fn run(globals: &Globals, args: PriceArgs, out: &Out) -> Result
         PriceCommand::Get { feed, proof } => {
             ask(globals, async |connected: &Connected| get(connected, &feed, proof, out).await).await
         }
-        PriceCommand::Follow { feeds, rate, count } => {
+        PriceCommand::Follow { feeds, rate, also, count } => {
             ask(globals, async |connected: &Connected| {
-                follow(connected, &feeds, rate, count.unwrap_or(u64::MAX), out).await
+                let count = count.unwrap_or(u64::MAX);
+                match rate {
+                    Some(rate) => follow_newest(connected, &feeds, rate, count, out).await,
+                    None => follow_all(globals, connected, &feeds, &also, count, out).await,
+                }
             })
             .await
         }
@@ -275,7 +285,7 @@ async fn get(connected: &Connected, feed: &str, proof: bool, out: &Out) -> Resul
     out.answer(&value, text)
 }
 
-async fn follow(
+async fn follow_newest(
     connected: &Connected,
     feeds: &[String],
     rate: u32,
@@ -315,6 +325,70 @@ async fn follow(
             age_text(spec, &price, now),
         );
         out.answer(&price_json(spec, &price, now), text)?;
+        lines += 1;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every report of some feeds, at whichever node answers.
+async fn follow_all(
+    globals: &Globals,
+    connected: &Connected,
+    feeds: &[String],
+    also: &[Multiaddr],
+    count: u64,
+    out: &Out,
+) -> Result<ExitCode, Failure> {
+    let names: Vec<&str> = feeds.iter().map(String::as_str).collect();
+    let list = connected.client.prices(&names).await?;
+    let rules = rules(connected, &list)?;
+    let nodes: Vec<Multiaddr> = std::iter::once(&connected.address).chain(also).cloned().collect();
+    let config = PoolConfig { timeout: globals.timeout, ..PoolConfig::new(Identity::generate()) };
+    let pool = Pool::new(config, nodes);
+    let (sender, mut events) = mpsc::channel(64);
+    let mut tasks = tokio::task::JoinSet::new();
+    for name in feeds {
+        let (mut subscription, sender, name) = (pool.follow_price(&rules, name), sender.clone(), name.clone());
+        tasks.spawn(async move {
+            loop {
+                let event = subscription.next().await;
+                let failed = event.is_err();
+                if sender.send((name.clone(), event)).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+    }
+    drop(sender);
+    let mut lines = 0;
+    while lines < count {
+        let Some((name, event)) = events.recv().await else { break };
+        let Some((_, spec)) = rules.feed(&name) else { continue };
+        let (value, text) = match event? {
+            PriceEvent::Begun { reason, skipped } => (
+                json!({ "feed": name, "begun": reason.name(), "skipped": skipped }),
+                format!("{name:<12} begins ({})", reason.name()),
+            ),
+            PriceEvent::Price { price, .. } => {
+                let now = unix_ms_now();
+                let text = format!(
+                    "{name:<12} {:>20} ± {:<12} {}",
+                    decimal(price.price, spec.exponent),
+                    decimal(i64::try_from(price.confidence).unwrap_or(i64::MAX), spec.exponent),
+                    age_text(spec, &price, now),
+                );
+                (price_json(spec, &price, now), text)
+            }
+            PriceEvent::Flagged(publisher) => (
+                json!({ "feed": name, "flagged": publisher }),
+                format!("{name:<12} publisher {publisher} signed two prices for one sequence, and counts no more"),
+            ),
+            PriceEvent::Stale { age } => (
+                json!({ "feed": name, "stale": true, "age_ms": age.as_millis() as u64 }),
+                format!("{name:<12} STALE: the newest price is {} s old", age.as_secs()),
+            ),
+        };
+        out.answer(&value, text)?;
         lines += 1;
     }
     Ok(ExitCode::SUCCESS)

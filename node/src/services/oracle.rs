@@ -15,7 +15,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::conduct::{Conduct, Offence};
+use super::{
+    conduct::{Conduct, Offence},
+    prices::PriceFeeds,
+};
 use crate::{
     clock::Clock,
     metrics::Metrics,
@@ -44,6 +47,7 @@ pub(crate) struct OracleService {
     pub(crate) pushes: mpsc::Receiver<Pushed>,
     pub(crate) commands: mpsc::Receiver<ToOracle>,
     pub(crate) board: watch::Sender<Board>,
+    pub(crate) feeds: PriceFeeds,
 }
 
 impl OracleService {
@@ -97,7 +101,10 @@ impl OracleService {
         let mut changed = false;
         for effect in effects {
             match effect {
-                Effect::Forward { report, except } => self.gossip(&PriceReport(report).to_frame(), except),
+                Effect::Forward { report, except } => {
+                    self.gossip(&PriceReport(report).to_frame(), except);
+                    self.feeds.report(&report, self.clock.unix_ms());
+                }
                 Effect::ForwardEvidence { evidence, except } => {
                     tracing::warn!(
                         feed = evidence.feed(),
@@ -107,6 +114,7 @@ impl OracleService {
                     );
                     self.metrics.price_equivocations.inc();
                     self.gossip(&PriceEvidence(evidence).to_frame(), except);
+                    self.feeds.evidence(&evidence, self.clock.unix_ms());
                     changed = true;
                 }
                 Effect::Offence(peer) => self.conduct.offence(peer, Offence::InvalidReport),

@@ -1,14 +1,18 @@
 //! Prices for who asks and who subscribes.
+//!
+//! Who wants speed gets the newest price at a fixed rate, in datagrams; who wants every report gets a feed
+//! of them, whose snapshot is the newest of each publisher. Either way what travels are the reports.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ghost_frames::{Code, Frame, Payload, price::PriceTick};
+use ghost_protocol::feed::{Feed, FeedLimits, Hub, Place, Source};
 use ghost_proto::{
-    Genesis, Quote,
+    FeedPosition, Genesis, Quote, Report,
     limits::{HEADERS_PER_ANSWER_MAX, PRICE_FEEDS_MAX},
     merkle, message,
-    price::{CommittedPrice, ORACLE_ADDRESS, PRICE_UPDATED_TOPIC, feed_key},
+    price::{CommittedPrice, Equivocation, ORACLE_ADDRESS, PRICE_UPDATED_TOPIC, feed_key},
 };
 use ghost_protocol::{Session, inbox::Asked, request::Responder};
 use tokio::{
@@ -28,11 +32,95 @@ pub(crate) const RATES_MS: [u32; 4] = [1, 50, 200, 1_000];
 /// A price that did not change is sent again after so long: a datagram that was lost is made up for.
 const REPEAT_AFTER: Duration = Duration::from_secs(1);
 
+/// What a feed of reports keeps: 256 KiB of history, 2,500 reports, for those who come back; with 64 feeds
+/// 16 MiB. A subscriber may be behind by 64 KiB, 600 reports, before a snapshot stands for them.
+const FEED_LIMITS: FeedLimits = FeedLimits { ring_bytes_max: 256 * 1024, behind_bytes_max: 64 * 1024 };
+
+/// The newest report of each publisher, and evidence: what a subscriber begins with.
+#[derive(Debug, Default)]
+pub(crate) struct Newest {
+    reports: Vec<Report>,
+    evidence: Vec<Equivocation>,
+    now_unix_ms: u64,
+}
+
+impl Source for Newest {
+    fn snapshot(&self) -> (Bytes, Bytes) {
+        let mut out = vec![self.reports.len() as u8];
+        self.reports.iter().for_each(|report| out.extend_from_slice(report.bytes()));
+        self.evidence.iter().for_each(|evidence| out.extend_from_slice(&evidence.encode()));
+        (out.into(), self.mark())
+    }
+
+    fn mark(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.now_unix_ms.to_be_bytes())
+    }
+}
+
+/// The feeds of reports, in the order of the genesis. Cloning gives another handle.
+#[derive(Debug, Clone)]
+pub(crate) struct PriceFeeds(Arc<[Hub<Newest>]>);
+
+impl PriceFeeds {
+    /// Empty ones, under an epoch of this start of the node.
+    pub(crate) fn new(genesis: &Genesis, epoch: u64) -> Self {
+        let hub = |spec: &ghost_proto::FeedSpec| {
+            let origin = FeedPosition::origin(epoch, spec.name.as_bytes());
+            Hub::new(Feed::new(epoch, origin, FEED_LIMITS), Newest::default())
+        };
+        Self(genesis.feeds.iter().map(hub).collect())
+    }
+
+    /// Tells subscribers of a report.
+    pub(crate) fn report(&self, report: &Report, now_unix_ms: u64) {
+        let Some(hub) = self.0.get(usize::from(report.feed)) else { return };
+        hub.publish(|feed, newest| {
+            newest.now_unix_ms = now_unix_ms;
+            newest.reports.retain(|other| other.publisher != report.publisher);
+            newest.reports.push(*report);
+            feed.publish(&[Bytes::copy_from_slice(report.bytes())], &newest.mark());
+        });
+    }
+
+    /// Tells subscribers of evidence.
+    pub(crate) fn evidence(&self, evidence: &Equivocation, now_unix_ms: u64) {
+        let Some(hub) = self.0.get(usize::from(evidence.feed())) else { return };
+        hub.publish(|feed, newest| {
+            newest.now_unix_ms = now_unix_ms;
+            newest.reports.retain(|report| report.publisher != evidence.publisher());
+            newest.evidence.push(*evidence);
+            feed.publish(&[Bytes::copy_from_slice(&evidence.encode())], &newest.mark());
+        });
+    }
+
+    async fn serve(
+        self,
+        genesis: Arc<Genesis>,
+        request: message::PriceFollowRequest,
+        responder: Responder,
+    ) {
+        let begun = feed_index(&genesis, &request.feed).and_then(|feed| {
+            let place = |place: message::FeedPlace| {
+                let hash = place.hash.as_ref().try_into();
+                let hash = hash.map_err(|_| Failure::invalid("the hash of a place has 32 bytes"))?;
+                Ok::<_, Failure>(Place { epoch: place.epoch, at: FeedPosition { seq: place.seq, hash } })
+            };
+            Ok((feed, request.resume.map(place).transpose()?))
+        });
+        match begun {
+            Ok((feed, place)) => self.0[feed].serve(place, responder).await,
+            // An asker that is gone wants no answer.
+            Err(failure) => drop(responder.answer(&failure.frame()).await),
+        }
+    }
+}
+
 /// Serves subscriptions to prices for as long as the node runs.
 pub(crate) async fn run(
     mut requests: mpsc::Receiver<Asked>,
     genesis: Arc<Genesis>,
     board: watch::Receiver<Board>,
+    feeds: PriceFeeds,
     clock: crate::clock::Clock,
     access: Access,
 ) {
@@ -46,6 +134,9 @@ pub(crate) async fn run(
             (Frame::PriceTicksRequest(request), Some(session)) => {
                 let genesis = genesis.clone();
                 tokio::spawn(ticks(request, session, responder, genesis, board.clone(), clock.unix_ms()));
+            }
+            (Frame::PriceFollowRequest(request), _) => {
+                tokio::spawn(feeds.clone().serve(genesis.clone(), request, responder));
             }
             // Datagrams need somebody to send them to.
             (Frame::PriceTicksRequest(_), None) => responder.refuse(Code::TooEarly),

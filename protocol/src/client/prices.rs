@@ -3,6 +3,9 @@
 //! Nothing here trusts the node with a price: what it sends are the publishers' own reports, whose
 //! signatures are checked and from which the price is computed on this side. [`PriceRules`] says by which feeds:
 //! those of a genesis that the program has, or, where it has none, those that the node names.
+//!
+//! [`Client::price_ticks`] is for who wants the newest as soon as it is there; [`Client::follow_price`] for who
+//! wants every report, numbered and chained; [`Pool::follow_price`] goes on at another node when one fails.
 
 use std::{
     collections::HashMap,
@@ -11,17 +14,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use ghost_frames::{Frame, Payload, StreamType, price::PriceTick};
+use ghost_frames::{Frame, Payload, StreamType, feed::SnapshotReason, price::PriceTick};
 use ghost_proto::{
     BlockId, FeedSpec, FinalityCertificate, Genesis, GenesisId, Header, Quote, Receipt, Report,
     layout::LayoutError,
     merkle, message,
-    price::{Aggregate, CommittedPrice, ORACLE_ADDRESS, PRICE_UPDATED_TOPIC, QuoteError, REPORT_LEN, feed_key},
+    price::{
+        Aggregate, CommittedPrice, EQUIVOCATION_LEN, Equivocation, ORACLE_ADDRESS, PRICE_UPDATED_TOPIC,
+        QuoteError, REPORT_LEN, feed_key,
+    },
 };
 use tokio::sync::mpsc;
 
-use super::{CallError, Client, contract::nonsense, unexpected};
+use super::{CallError, Client, Pool, contract::nonsense, unexpected};
 use crate::{
+    feed::{CursorLimits, Event, FeedError, FeedStream, Place},
     request::{Answer, RequestError},
     session::Session,
 };
@@ -53,6 +60,14 @@ impl PriceRules {
     /// The declaration of a feed by its number.
     pub fn spec(&self, feed: u16) -> Option<&FeedSpec> {
         self.feeds.iter().find(|(index, _)| *index == feed).map(|(_, spec)| spec)
+    }
+
+    fn check_evidence(&self, evidence: &Equivocation) -> Result<(), QuoteError> {
+        let (feed, publisher) = (evidence.feed(), evidence.publisher());
+        let spec = self.spec(feed).ok_or(QuoteError::UnknownFeed(feed))?;
+        let key = spec.publishers.get(usize::from(publisher));
+        let key = key.ok_or(QuoteError::UnknownPublisher { feed, publisher })?;
+        Ok(evidence.verify(&self.genesis, key)?)
     }
 
     /// Checks the signatures in a quote, those that were not checked before, and computes its price.
@@ -343,6 +358,293 @@ async fn read(session: Session, routes: Routes) {
         }
     }
     routes.lock().expect("no code panics while it holds the routes").clear();
+}
+
+/// What a subscriber to every report of a feed is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PriceEvent {
+    /// It begins, or begins anew: what was missed is not told one by one.
+    Begun {
+        /// Why.
+        reason: SnapshotReason,
+        /// Reports that were missed, if they were counted.
+        skipped: u64,
+    },
+    /// A report came, and this is the price now: the same as before if the report changed nothing.
+    Price {
+        /// The price.
+        price: Aggregate,
+        /// The reports that make it.
+        quote: Quote,
+    },
+    /// A publisher signed two prices for one sequence. It counts no more.
+    Flagged(u16),
+    /// The newest price is older than the feed's maximum age. Told once until a newer one comes.
+    Stale {
+        /// How old it is, as the node's clock counts.
+        age: Duration,
+    },
+}
+
+/// Longest wait for a word from the node: it says something every second.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// What a subscriber knows of a feed.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// The newest of each publisher, ascending.
+    reports: Vec<Report>,
+    flagged: u16,
+    price: Option<Aggregate>,
+    stale: bool,
+}
+
+/// Where a subscription is and what it knows: to go on from later. At the same node nothing is missed,
+/// if it was not long; at another one it begins with a snapshot.
+#[derive(Debug, Clone)]
+pub struct PriceCursor {
+    place: Place,
+    known: Known,
+}
+
+/// Every report of a feed, in the order in which one node took them, checked and made into prices.
+#[derive(Debug)]
+pub struct PriceStream {
+    stream: FeedStream,
+    rules: PriceRules,
+    feed: u16,
+    known: Known,
+    /// Of what was received and not told yet.
+    events: std::collections::VecDeque<PriceEvent>,
+    /// Keeps the connection open.
+    _client: Client,
+}
+
+impl PriceStream {
+    /// Where it is; `None` before it began, and while events wait that were not told.
+    pub fn cursor(&self) -> Option<PriceCursor> {
+        let place = self.stream.place().filter(|_| self.events.is_empty())?;
+        Some(PriceCursor { place, known: self.known.clone() })
+    }
+
+    /// The newest price, however old.
+    pub fn price(&self) -> Option<&Aggregate> {
+        self.known.price.as_ref()
+    }
+
+    /// The next event. May be dropped and called again.
+    ///
+    /// # Errors
+    /// [`CallError`]: it is over, or the node made something up. Go on from [`Self::cursor`], or elsewhere.
+    pub async fn next(&mut self) -> Result<PriceEvent, CallError> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
+            let ended = |error: FeedError| match error {
+                FeedError::Request(error) => CallError::Request(error),
+                other => CallError::Request(RequestError::Unexpected(other.to_string())),
+            };
+            match self.stream.next().await.map_err(ended)? {
+                Event::Snapshot { reason, skipped, mark, bytes, .. } => {
+                    self.begin(reason, skipped, bytes)?;
+                    self.grow_old(&mark);
+                }
+                Event::Entries { entries, mark, .. } => {
+                    for entry in entries {
+                        self.take(entry)?;
+                    }
+                    self.grow_old(&mark);
+                }
+                Event::Idle { age, mark } => self.grow_older(&mark, age),
+                Event::Stale { age } => {
+                    let why = format!("the node is silent for {} ms", age.as_millis());
+                    return Err(CallError::Request(RequestError::Disconnected(why)));
+                }
+                Event::Gap { .. } | Event::Diverged { .. } | Event::Step { .. } => {
+                    return Err(nonsense("reports that do not follow those before"));
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, reason: SnapshotReason, skipped: u64, bytes: Bytes) -> Result<(), CallError> {
+        self.events.push_back(PriceEvent::Begun { reason, skipped });
+        (self.known.reports, self.known.flagged) = (Vec::new(), 0);
+        let Some((count, rest)) = bytes.split_first() else { return Ok(()) };
+        let reports = usize::from(*count) * REPORT_LEN;
+        if rest.len() < reports || (rest.len() - reports) % EQUIVOCATION_LEN != 0 {
+            return Err(nonsense("a snapshot of a price feed"));
+        }
+        let (reports, evidence) = rest.split_at(reports);
+        for report in reports.chunks(REPORT_LEN) {
+            self.keep(Report::parse(Bytes::copy_from_slice(report)).map_err(broken)?);
+        }
+        for evidence in evidence.chunks(EQUIVOCATION_LEN) {
+            self.take(Bytes::copy_from_slice(evidence))?;
+        }
+        self.make_price()
+    }
+
+    fn take(&mut self, entry: Bytes) -> Result<(), CallError> {
+        if entry.len() == EQUIVOCATION_LEN {
+            let evidence = Equivocation::parse(entry).map_err(broken)?;
+            self.rules.check_evidence(&evidence).map_err(made_up)?;
+            self.known.flagged |= 1 << (evidence.publisher() & 15);
+            self.known.reports.retain(|report| report.publisher != evidence.publisher());
+            self.events.push_back(PriceEvent::Flagged(evidence.publisher()));
+            return Ok(());
+        }
+        let report = Report::parse(entry).map_err(broken)?;
+        if report.feed != self.feed || self.known.flagged & (1 << (report.publisher & 15)) != 0 {
+            return Err(nonsense("a report that does not belong there"));
+        }
+        self.keep(report);
+        self.make_price()
+    }
+
+    fn keep(&mut self, report: Report) {
+        self.known.reports.retain(|other| other.publisher != report.publisher);
+        self.known.reports.push(report);
+        self.known.reports.sort_unstable_by_key(|report| report.publisher);
+    }
+
+    /// As the node does: of the newest reports, and if they make none, the last price stays.
+    fn make_price(&mut self) -> Result<(), CallError> {
+        let mut quote = Quote { feed: self.feed, reports: self.known.reports.clone() };
+        let max_age_ms = self.rules.spec(self.feed).map_or(0, |spec| spec.max_age_ms);
+        let newest = quote.time_unix_ms();
+        quote.reports.retain(|report| report.time_unix_ms >= newest.saturating_sub(max_age_ms));
+        match self.rules.price(&quote) {
+            Ok(price) => {
+                if self.known.price.is_none_or(|before| price.time_unix_ms > before.time_unix_ms) {
+                    self.known.stale = false;
+                }
+                self.known.price = Some(price);
+                self.events.push_back(PriceEvent::Price { price, quote });
+                Ok(())
+            }
+            Err(QuoteError::NoPrice(_)) => Ok(()),
+            Err(error) => Err(made_up(error)),
+        }
+    }
+
+    fn grow_old(&mut self, mark: &Bytes) {
+        self.grow_older(mark, Duration::ZERO);
+    }
+
+    /// Says that the price is stale, if it is by the node's clock: `mark` is what that said `since` ago.
+    fn grow_older(&mut self, mark: &Bytes, since: Duration) {
+        let (Some(price), Some(mark)) = (self.known.price, mark.first_chunk::<8>()) else { return };
+        let now = u64::from_be_bytes(*mark).saturating_add(since.as_millis() as u64);
+        let age = price.age_ms(now);
+        let max = self.rules.spec(self.feed).map_or(u64::MAX, |spec| spec.max_age_ms);
+        if age > max && !self.known.stale {
+            self.known.stale = true;
+            self.events.push_back(PriceEvent::Stale { age: Duration::from_millis(age) });
+        }
+    }
+}
+
+fn made_up(error: QuoteError) -> CallError {
+    CallError::Request(RequestError::Unexpected(error.to_string()))
+}
+
+impl Client {
+    /// Every report of a feed, as it comes; from the newest on, or from where an earlier subscription was.
+    pub async fn follow_price(
+        &self,
+        rules: &PriceRules,
+        feed: &str,
+        from: Option<PriceCursor>,
+    ) -> Result<PriceStream, CallError> {
+        let (number, _) =
+            rules.feed(feed).ok_or_else(|| CallError::Invalid(format!("there is no feed {feed:?}")))?;
+        let (place, known) = from.map(|cursor| (cursor.place, cursor.known)).unzip();
+        let resume = place.map(|place: Place| message::FeedPlace {
+            epoch: place.epoch,
+            seq: place.at.seq,
+            hash: Bytes::copy_from_slice(&place.at.hash),
+        });
+        let request = message::PriceFollowRequest { feed: feed.into(), resume }.to_frame();
+        let answer = self.session().request(StreamType::Prices, &request, self.timeout).await?;
+        let limits = CursorLimits { silence_max: SILENCE_MAX, age_max: None };
+        Ok(PriceStream {
+            stream: FeedStream::new(answer, place, limits),
+            rules: rules.clone(),
+            feed: number,
+            known: known.unwrap_or_default(),
+            events: Default::default(),
+            _client: self.clone(),
+        })
+    }
+}
+
+/// Pause before another node is tried, after all have failed in turn.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A subscription that outlives its nodes: when one fails or falls silent, it goes on at another one of the
+/// pool, and says so with [`PriceEvent::Begun`]. What was told is not told again.
+#[derive(Debug)]
+pub struct PriceSubscription {
+    pool: Pool,
+    rules: PriceRules,
+    feed: String,
+    cursor: Option<PriceCursor>,
+    stream: Option<(usize, PriceStream)>,
+}
+
+impl Pool {
+    /// Every report of a feed, at whichever node is best.
+    pub fn follow_price(&self, rules: &PriceRules, feed: &str) -> PriceSubscription {
+        PriceSubscription { pool: self.clone(), rules: rules.clone(), feed: feed.into(), cursor: None, stream: None }
+    }
+}
+
+impl PriceSubscription {
+    /// The next event. Waits as long as no node can be reached. May be dropped and called again.
+    ///
+    /// # Errors
+    /// [`CallError::Invalid`]: every node would say so.
+    pub async fn next(&mut self) -> Result<PriceEvent, CallError> {
+        loop {
+            let (index, stream) = match &mut self.stream {
+                Some(open) => open,
+                None => {
+                    let open = self.open().await?;
+                    self.stream.insert(open)
+                }
+            };
+            match stream.next().await {
+                Ok(event) => {
+                    self.cursor = stream.cursor().or(self.cursor.take());
+                    return Ok(event);
+                }
+                Err(_) => {
+                    let failed = *index;
+                    self.stream = None;
+                    self.pool.rest(failed);
+                }
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<(usize, PriceStream), CallError> {
+        loop {
+            for index in self.pool.order() {
+                let Ok(client) = self.pool.client_of(index).await else { continue };
+                match client.follow_price(&self.rules, &self.feed, self.cursor.clone()).await {
+                    Ok(stream) => return Ok((index, stream)),
+                    Err(CallError::Invalid(why)) => return Err(CallError::Invalid(why)),
+                    Err(_) => self.pool.rest(index),
+                }
+            }
+            if self.pool.is_empty() {
+                return Err(CallError::Invalid("the pool has no node".into()));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
 }
 
 /// How old a price may be before it is called stale, and how old it is.

@@ -391,7 +391,7 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
             }
             continue;
         };
-        match inner.write(class, &mut push.send, written.bytes.clone()).await {
+        match inner.write(class, &mut push.send, &mut [written.bytes.clone()]).await {
             Ok(()) => {
                 inner.context.tally.sent(class, written.frames, written.bytes.len());
                 stream = Some(push);

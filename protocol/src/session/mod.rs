@@ -140,10 +140,15 @@ impl Inner {
     }
 
     /// Writes to a stream of the peer's, in its class's turn.
-    async fn write(&self, class: Class, stream: &mut SendStream, bytes: Bytes) -> Result<(), WriteError> {
+    async fn write(
+        &self,
+        class: Class,
+        stream: &mut SendStream,
+        chunks: &mut [Bytes],
+    ) -> Result<(), WriteError> {
         let precedence = self.precedence.get_or_init(|| Box::new(Precedence::new(Instant::now())));
         let priority = |class| self.context.table.spec(class).priority;
-        precedence.write(class, priority, stream, bytes).await
+        precedence.write(class, priority, stream, chunks).await
     }
 }
 
@@ -445,9 +450,9 @@ impl Session {
         &self,
         class: Class,
         stream: &mut SendStream,
-        bytes: Bytes,
+        chunks: &mut [Bytes],
     ) -> Result<(), WriteError> {
-        self.0.write(class, stream, bytes).await
+        self.0.write(class, stream, chunks).await
     }
 
     /// A request of the peer is being served: how many of its class are now.

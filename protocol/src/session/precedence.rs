@@ -76,17 +76,17 @@ impl Precedence {
         Blocked { precedence: self, class }
     }
 
-    /// Writes all of `bytes`, giving way to higher classes.
+    /// Writes all of `chunks`, giving way to higher classes.
     pub(crate) async fn write(
         &self,
         class: Class,
         priority: impl Fn(Class) -> i32,
         stream: &mut SendStream,
-        bytes: Bytes,
+        chunks: &mut [Bytes],
     ) -> Result<(), quinn::WriteError> {
-        let mut chunks = [bytes];
+        let mut done = 0;
         let mut blocked = None;
-        while !chunks[0].is_empty() {
+        while done < chunks.len() {
             let changed = self.changed.notified();
             if let Some(wait) = self.gives_way(class, &priority, Instant::now()) {
                 // Whether the way is free now or the patience is over: look again.
@@ -98,14 +98,14 @@ impl Precedence {
                 if blocked.is_some() && self.gives_way(class, &priority, Instant::now()).is_some() {
                     return Poll::Ready(None);
                 }
-                let written = std::pin::pin!(stream.write_chunks(&mut chunks)).poll(context);
+                let written = std::pin::pin!(stream.write_chunks(&mut chunks[done..])).poll(context);
                 if written.is_pending() {
                     blocked.get_or_insert_with(|| self.block(class, Instant::now()));
                 }
                 written.map(Some)
             });
             if let Some(written) = written.await {
-                written?;
+                done += written?.chunks;
                 blocked = None;
             }
         }
