@@ -9,6 +9,7 @@ use ghost_proto::{limits, message};
 use crate::{
     block, compact, consensus, contract, control, discovery, feed,
     kind::{Kind, KindInfo},
+    price,
     reader::DecodeError,
     reconcile,
     stream::StreamType,
@@ -153,7 +154,7 @@ frames! {
     DialBackAnswer(discovery::DialBackAnswer) = 0x53, max 3 + limits::MULTIADDR_BYTES_MAX, on [Discovery];
 
     /// In place of an answer: why there is none.
-    RpcFailure(message::RpcFailure) = 0x60, max 2 * KIB, on [Rpc, Events, Books];
+    RpcFailure(message::RpcFailure) = 0x60, max 2 * KIB, on [Rpc, Events, Prices, Books];
     /// How are you?
     StatusRequest(message::StatusRequest) = 0x61, max 64, on [Rpc];
     /// How I am.
@@ -225,16 +226,41 @@ frames! {
     /// What stands in the blocks up to here.
     FollowEvent(message::FollowEvent) = 0x83, max limits::LOG_ROWS_BYTES_MAX + limits::RPC_ROWS_MAX * 160 + KIB, on [Events];
 
+    /// A publisher's report of a price.
+    PriceReport(price::PriceReport) = 0x90, max ghost_proto::price::REPORT_LEN, on [Oracle];
+    /// A publisher signed two prices for one sequence.
+    PriceEvidence(price::PriceEvidence) = 0x91, max ghost_proto::price::EQUIVOCATION_LEN, on [Oracle];
+    /// Which prices are there?
+    PricesRequest(message::PricesRequest) = 0x92, max 4 * KIB, on [Rpc];
+    /// These, each with its proof.
+    PricesAnswer(message::PricesAnswer) = 0x93, max 64 + limits::PRICE_FEEDS_MAX * (ghost_proto::price::QUOTE_BYTES_MAX + 512), on [Rpc];
+    /// Prove the committed price of a feed.
+    PriceProofRequest(message::PriceProofRequest) = 0x94, max 64, on [Rpc];
+    /// From the receipt to a final block.
+    PriceProof(message::PriceProof) = 0x95,
+        max limits::HEADERS_PER_ANSWER_MAX * (ghost_proto::block::HEADER_LEN + 3) + limits::RECEIPT_BYTES_MAX + 16 * KIB, on [Rpc];
+    /// Take these reports.
+    PublishRequest(message::PublishRequest) = 0x96,
+        max limits::PRICE_PUBLISH_REPORTS_MAX * (ghost_proto::price::REPORT_LEN + 2), on [Rpc];
+    /// What became of each.
+    PublishAnswer(message::PublishAnswer) = 0x97, max limits::PRICE_PUBLISH_REPORTS_MAX * 256, on [Rpc];
+    /// Send me the newest prices at a fixed rate, in datagrams.
+    PriceTicksRequest(message::PriceTicksRequest) = 0x98, max 4 * KIB, on [Prices];
+    /// They come.
+    PriceTicksAnswer(message::PriceTicksAnswer) = 0x99, max 512, on [Prices];
+    /// Send me every report of a feed.
+    PriceFollowRequest(message::PriceFollowRequest) = 0x9a, max 128, on [Prices];
+
     /// A snapshot comes next, and why.
-    FeedNotice(feed::FeedNotice) = 0xa0, max 9, on [Books];
+    FeedNotice(feed::FeedNotice) = 0xa0, max 9, on [Prices, Books];
     /// A part of all that stands at a position of a feed.
-    FeedSnapshot(feed::FeedSnapshot) = 0xa1, max feed::HEAD_BYTES_MAX + limits::FEED_FRAME_BYTES_MAX, on [Books];
+    FeedSnapshot(feed::FeedSnapshot) = 0xa1, max feed::HEAD_BYTES_MAX + limits::FEED_FRAME_BYTES_MAX, on [Prices, Books];
     /// The entries that follow a position.
-    FeedEntries(feed::FeedEntries) = 0xa2, max feed::HEAD_BYTES_MAX + limits::FEED_FRAME_BYTES_MAX, on [Books];
+    FeedEntries(feed::FeedEntries) = 0xa2, max feed::HEAD_BYTES_MAX + limits::FEED_FRAME_BYTES_MAX, on [Prices, Books];
     /// What changed in a view of a feed between two positions.
-    FeedStep(feed::FeedStep) = 0xa3, max feed::HEAD_BYTES_MAX + limits::FEED_FRAME_BYTES_MAX, on [Books];
+    FeedStep(feed::FeedStep) = 0xa3, max feed::HEAD_BYTES_MAX + limits::FEED_FRAME_BYTES_MAX, on [Prices, Books];
     /// Nothing new; so old is the newest.
-    FeedIdle(feed::FeedIdle) = 0xa4, max feed::HEAD_BYTES_MAX, on [Books];
+    FeedIdle(feed::FeedIdle) = 0xa4, max feed::HEAD_BYTES_MAX, on [Prices, Books];
     /// Let me follow this market.
     BookRequest(message::BookRequest) = 0xa8, max 256, on [Books];
     /// Which markets are there?

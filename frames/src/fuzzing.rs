@@ -75,6 +75,8 @@ fn is_protobuf(frame: &Frame) -> bool {
             | Frame::CallAnswer(_)
             | Frame::SimulateRequest(_)
             | Frame::EstimateRequest(_)
+            | Frame::PriceReport(_)
+            | Frame::PriceEvidence(_)
             | Frame::FeedNotice(_)
             | Frame::FeedSnapshot(_)
             | Frame::FeedEntries(_)

@@ -65,6 +65,8 @@ pub fn is_safe_to_repeat(frame: &Frame) -> bool {
             | Frame::LogsRequest(_)
             | Frame::CodeRequest(_)
             | Frame::StorageRequest(_)
+            | Frame::PricesRequest(_)
+            | Frame::PriceProofRequest(_)
             | Frame::MarketsRequest(_)
             | Frame::BalancesRequest(_)
     )

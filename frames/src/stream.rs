@@ -68,6 +68,10 @@ stream_types! {
     Events = 0x09, "events", Request;
     /// In which transactions two mempools differ.
     TxSync = 0x0a, "tx_sync", Request;
+    /// Reports of prices, and evidence against publishers.
+    Oracle = 0x0b, "oracle", Push;
+    /// Subscriptions to prices.
+    Prices = 0x0c, "prices", Request;
     /// Subscriptions to order books.
     Books = 0x0d, "books", Request;
     /// Mailboxes of wallets, and where wallets have theirs.

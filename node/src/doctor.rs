@@ -564,6 +564,7 @@ mod tests {
             authorities: ghost_proto::AuthoritySet::new(vec![key(9).public()]).unwrap(),
             markets: Default::default(),
             allocation: [].into(),
+            feeds: Vec::new(),
         };
         let contents = Contents {
             config: commented_file(config),

@@ -12,6 +12,7 @@ pub mod exporter;
 pub mod home;
 pub mod logging;
 pub mod metrics;
+pub mod oracle;
 pub mod run;
 mod services;
 pub mod store;

@@ -98,6 +98,7 @@ macro_rules! metrics {
             rejected: Family<Reason, Counter>,
             hidden: Family<Reason, Counter>,
             served: Family<KindLabel, Counter>,
+            price_reports: Family<Reason, Counter>,
         }
 
         impl Metrics {
@@ -118,10 +119,20 @@ macro_rules! metrics {
                 registry.register("transactions_rejected", "Transactions not taken into the mempool, by reason; not those known already", rejected.clone());
                 let served = Family::default();
                 registry.register("requests_served", "Requests answered, by kind; not those refused or cancelled", served.clone());
+                let price_reports = Family::default();
+                registry.register("price_reports", "Reports of prices and evidence against publishers, by what became of them", price_reports.clone());
                 let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
                 registry.register("build", "The running version", build);
                 registry.register_collector(Box::new(process::ProcessCollector::new()));
-                Self { registry: Mutex::new(registry), $($field,)* sessions, rejected, hidden, served }
+                Self {
+                    registry: Mutex::new(registry),
+                    $($field,)*
+                    sessions,
+                    rejected,
+                    hidden,
+                    served,
+                    price_reports,
+                }
             }
         }
     };
@@ -168,6 +179,10 @@ metrics! {
     reorganisation_depth_max: Gauge = "reorganisation_depth_max";
     /// Times an authority was caught signing two things of which it may sign one.
     equivocations: Counter = "equivocations";
+    /// Publishers that signed two prices for one sequence; each once.
+    price_equivocations: Counter = "price_equivocations";
+    /// Blocks proposed with prices in them.
+    price_blocks: Counter = "price_blocks";
     /// Votes this node made.
     votes_cast: Counter = "votes_cast";
     /// Valid votes of others; not votes known already.
@@ -281,6 +296,16 @@ impl Metrics {
     /// A request was answered. `kind` is the frame's name in the registry.
     pub fn request_served(&self, kind: &'static str) {
         self.served.get_or_create(&KindLabel { kind }).inc();
+    }
+
+    /// A report of a price, or evidence, was dealt with.
+    pub fn price_report(&self, reason: &'static str) {
+        self.price_reports.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// How many were dealt with so.
+    pub fn price_reports_of(&self, reason: &'static str) -> u64 {
+        self.price_reports.get_or_create(&Reason { reason }).get()
     }
 
     /// What the relay counted between two looks at it.

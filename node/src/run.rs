@@ -54,10 +54,11 @@ use crate::{
     chain::{Chain, HeadView, OpenError},
     clock::Clock,
     config::{self, Config, TorMode},
-    engine::intrinsic_gas,
+    engine::gas_to_wait,
     exporter::{Exporter, ExporterError},
     home::{Home, HomeError, read_key_file},
     metrics::Metrics,
+    oracle::relay::{Board, Oracle},
     services::{
         books,
         chain::{ChainService, HeadNote, ToChain},
@@ -66,7 +67,9 @@ use crate::{
         events,
         execution::Execution,
         hidden::Hidden,
+        oracle::{OracleService, Publishing},
         peers::{PeerBook, PeerService, ToPeers, discovery_config},
+        prices::{self, PriceFeeds},
         rpc::{self, Access, Rpc},
         serve,
         submission::Submission,
@@ -175,6 +178,8 @@ pub struct RunningNode {
     submissions: Submission,
     heads: watch::Receiver<HeadNote>,
     book: PeerBook,
+    publishing: Publishing,
+    board: watch::Receiver<Board>,
     metrics: Arc<Metrics>,
     _exporter: Option<Exporter>,
 }
@@ -215,6 +220,16 @@ impl RunningNode {
     /// Does what the remote call of that name does, without hiding where the transactions come from.
     pub async fn submit(&self, transactions: Vec<bytes::Bytes>) -> message::SubmitAnswer {
         self.submissions.submit(transactions, message::Privacy::Fast).await
+    }
+
+    /// Does what the remote call of that name does.
+    pub async fn publish_prices(&self, reports: Vec<bytes::Bytes>) -> message::PublishAnswer {
+        self.publishing.publish(reports).await
+    }
+
+    /// What it knows of prices.
+    pub fn prices(&self) -> Board {
+        self.board.borrow().clone()
     }
 
     /// How many transactions wait for a block.
@@ -392,7 +407,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         chain_id: genesis.chain_id,
         gas_price_min: genesis.gas_price_min,
         block_gas_max: genesis.block_gas_max,
-        intrinsic_gas: |tx| intrinsic_gas(tx.body()),
+        intrinsic_gas: |tx| gas_to_wait(tx.body()),
     };
     let mut pool = Pool::new(pool_config, rules);
     if let Some(file) = &mempool_file {
@@ -409,6 +424,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let block_asked = inbox.requests(StreamType::BlockFetch, 64);
     let sync_asked = inbox.requests(StreamType::Sync, 64);
     let discovery_asked = inbox.requests(StreamType::Discovery, 64);
+    let oracle_pushes = inbox.pushes(StreamType::Oracle, 256);
+    let prices_asked = inbox.requests(StreamType::Prices, 64);
     let rpc_asked = inbox.requests(StreamType::Rpc, 1024);
     let events_asked = inbox.requests(StreamType::Events, 64);
     let mailboxes =
@@ -550,6 +567,11 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         peers_serving: 0,
     });
     let (stats, relay_stats) = watch::channel(RelayStats::default());
+    let oracle = Oracle::new(genesis.id(), genesis.feeds.clone().into(), Instant::now().into_std());
+    let (to_oracle, oracle_commands) = mpsc::channel(COMMANDS_MAX);
+    let (board, board_seen) = watch::channel(oracle.board().clone());
+    let epoch = u64::from_be_bytes(draw("ghost 2026 price feeds")[..8].try_into().expect("eight bytes"));
+    let price_feeds = PriceFeeds::new(&genesis, epoch);
     let underway = Underway::default();
     let authority = chain.authority();
     let listen_first =
@@ -574,6 +596,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             underway: underway.clone(),
             relay_seed: draw("ghost 2026 compact blocks"),
             listen_first,
+            prices: board_seen.clone(),
         }
         .run(),
     );
@@ -585,7 +608,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             seed: draw("ghost 2026 relay"),
             stem_seed: draw("ghost 2026 stem"),
             entropy: ChaCha12Rng::from_seed(draw("ghost 2026 signatures")),
-            conduct,
+            conduct: conduct.clone(),
             metrics: metrics.clone(),
             commands: transaction_commands,
             pushes: tx_pushes,
@@ -597,6 +620,28 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     );
     tasks.spawn(serve::run(block_asked, views.clone(), underway.clone(), draw("ghost 2026 compact answers")));
     tasks.spawn(serve::run(sync_asked, views.clone(), underway, draw("ghost 2026 compact answers")));
+    tasks.spawn(
+        OracleService {
+            oracle,
+            overlay: overlay.clone(),
+            clock,
+            conduct,
+            metrics: metrics.clone(),
+            pushes: oracle_pushes,
+            commands: oracle_commands,
+            board,
+            feeds: price_feeds.clone(),
+        }
+        .run(),
+    );
+    tasks.spawn(prices::run(
+        prices_asked,
+        genesis.clone(),
+        board_seen.clone(),
+        price_feeds,
+        clock,
+        access.clone(),
+    ));
     tasks.spawn(events::run(events_asked, heads_seen.clone(), access.clone()));
     tasks.spawn(books::run(books_asked, heads_seen.clone(), pool.clone(), access.clone(), clock));
     let submissions = Submission {
@@ -610,6 +655,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         let service = WalletService::open(limits, store, overlay.clone(), clock, metrics.clone(), requests)?;
         tasks.spawn(service.run());
     }
+    let publishing = Publishing(to_oracle);
     let rpc = Rpc {
         relay: relay_stats,
         views: views.clone(),
@@ -632,6 +678,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             execution: Execution::new(),
             key: Arc::new(identity.key().clone()),
         },
+        board: board_seen.clone(),
+        publishing: publishing.clone(),
     };
     tasks.spawn(rpc::run(rpc, rpc_asked));
     let peers = PeerService {
@@ -683,6 +731,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         submissions,
         heads: heads_seen,
         book,
+        publishing,
+        board: board_seen,
         metrics,
         _exporter: exporter,
     })

@@ -18,7 +18,8 @@
 //! body:   for each transaction: varint length, bytes
 //! ```
 //!
-//! **Canonical order** is by BLAKE3(parent id, sender), then nonce. Producer and receivers derive it
+//! **Canonical order** is by BLAKE3(parent id, sender), then nonce; prices, which only the proposer may
+//! put there and once, come first. Producer and receivers derive it
 //! alone, so a block can travel as a set, and nobody buys a place in line: the order is a fresh
 //! shuffle of the senders in every block.
 
@@ -33,7 +34,7 @@ use crate::{
     limits::{BLOCK_BODY_BYTES_MAX, BLOCK_TXS_MAX, TX_BYTES_MAX, TX_BYTES_MIN},
     merkle,
     receipt::Receipt,
-    tx::SignedTransaction,
+    tx::{Action, SignedTransaction},
 };
 
 /// The only version of the layout.
@@ -268,7 +269,7 @@ impl Block {
     }
 }
 
-/// Where a transaction stands in a block: BLAKE3(parent id, sender), then nonce.
+/// Where a transaction stands in a block: prices first, then by BLAKE3(parent id, sender), then nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CanonicalKey {
     sender: [u8; 32],
@@ -278,7 +279,11 @@ pub struct CanonicalKey {
 impl CanonicalKey {
     /// The place of `tx` in a child of `parent`.
     pub fn of(parent: &BlockId, tx: &SignedTransaction) -> Self {
-        Self { sender: Self::sender_key(parent, &tx.sender()), nonce: tx.body().nonce }
+        let sender = match tx.body().action {
+            Action::Prices { .. } => [0; 32],
+            _ => Self::sender_key(parent, &tx.sender()),
+        };
+        Self { sender, nonce: tx.body().nonce }
     }
 
     fn sender_key(parent: &BlockId, sender: &Address) -> [u8; 32] {

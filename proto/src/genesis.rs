@@ -11,6 +11,7 @@ use crate::{
     ids::{Address, BlockId, GenesisId},
     keys::PublicKey,
     layout::put_var_bytes,
+    price::{self, FeedSpec},
     limits::{
         AUTHORITIES_MAX, BLOCK_BODY_BYTES_MAX, CHAIN_NAME_BYTES_MAX, SLOT_MS_MAX, SLOT_MS_MIN, TX_BYTES_MAX,
     },
@@ -108,6 +109,8 @@ struct GenesisFile {
     assets: Vec<AssetFile>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     markets: Vec<MarketFile>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    feeds: Vec<FeedSpec>,
 }
 
 /// The rules and the first state of a chain.
@@ -133,6 +136,8 @@ pub struct Genesis {
     pub allocation: BTreeMap<Address, u128>,
     /// What else can be owned, and what is traded for what.
     pub markets: Markets,
+    /// Prices that the chain keeps. Their places are the numbers they are known by on the wire.
+    pub feeds: Vec<FeedSpec>,
 }
 
 impl Genesis {
@@ -166,6 +171,7 @@ impl Genesis {
             authorities: AuthoritySet::new(file.authorities)?,
             allocation,
             markets: Markets::of_files(file.assets, file.markets)?,
+            feeds: file.feeds,
         };
         genesis.check()?;
         Ok(genesis)
@@ -181,6 +187,7 @@ impl Genesis {
                 allowed: format!("1 to {CHAIN_NAME_BYTES_MAX} bytes"),
             });
         }
+        price::check_feeds(&self.feeds)?;
         for (field, value, min, max) in [
             ("chain_id", self.chain_id, 1, i64::MAX as u64),
             ("time_unix_ms", self.time_unix_ms, 1, 1 << 48),
@@ -218,11 +225,13 @@ impl Genesis {
                 .iter()
                 .map(|(address, balance)| (*address, balance.to_string()))
                 .collect(),
+            feeds: self.feeds.clone(),
         };
         toml::to_string(&file).expect("a genesis has no value that TOML cannot hold")
     }
 
-    /// BLAKE3 over the canonical encoding.
+    /// BLAKE3 over the canonical encoding. What a chain may be without is hashed behind the id of the chain
+    /// without it: a chain that has no feeds has the id it would have if there were no such thing.
     pub fn id(&self) -> GenesisId {
         let mut out = b"ghost/genesis/1\0".to_vec();
         put_var_bytes(&mut out, self.name.as_bytes());
@@ -245,7 +254,14 @@ impl Genesis {
             out.extend_from_slice(&balance.to_be_bytes());
         }
         self.markets.encode(&mut out);
-        GenesisId(*blake3::hash(&out).as_bytes())
+        let mut id = *blake3::hash(&out).as_bytes();
+        if !self.feeds.is_empty() {
+            let mut out = b"ghost/genesis/feeds/1\0".to_vec();
+            out.extend_from_slice(&id);
+            self.feeds.iter().for_each(|feed| feed.encode(&mut out));
+            id = *blake3::hash(&out).as_bytes();
+        }
+        GenesisId(id)
     }
 
     /// The id that blocks of height 1 name as their parent: the genesis id itself.
@@ -280,6 +296,7 @@ mod tests {
             authorities: AuthoritySet::new(vec![PublicKey([1; 32]), PublicKey([2; 32])]).unwrap(),
             allocation: [(Address([1; 20]), u128::MAX)].into(),
             markets: Markets::default(),
+            feeds: Vec::new(),
         }
     }
 
@@ -289,8 +306,61 @@ mod tests {
         let again = Genesis::from_toml(&genesis.to_toml()).unwrap();
         assert_eq!(again, genesis);
         assert_eq!(again.id(), genesis.id());
-        let other = Genesis { slot_ms: 501, ..genesis };
+        let other = Genesis { slot_ms: 501, ..genesis.clone() };
         assert_ne!(other.id(), again.id());
+
+        let with = |feeds: Vec<FeedSpec>| Genesis { feeds, ..genesis.clone() };
+        let quick = Genesis::from_toml(&with(vec![feed("A")]).to_toml()).unwrap();
+        assert_eq!(quick, with(vec![feed("A")]));
+        let slow = FeedSpec { max_age_ms: 5_001, ..feed("A") };
+        let ids = [genesis.id(), quick.id(), with(vec![slow]).id(), with(vec![feed("A"), feed("B")]).id()];
+        for (index, id) in ids.iter().enumerate() {
+            assert!(!ids[..index].contains(id));
+        }
+    }
+
+    fn feed(name: &str) -> FeedSpec {
+        FeedSpec {
+            name: name.into(),
+            exponent: -8,
+            publishers: vec![PublicKey([3; 32]), PublicKey([4; 32])],
+            quorum: 2,
+            heartbeat_ms: 1_000,
+            deviation_bps: 50,
+            max_age_ms: 5_000,
+        }
+    }
+
+    #[test]
+    fn each_bound_of_a_feed_from_both_sides() {
+        let keys = |count: u8| (0..count).map(|n| PublicKey([n; 32])).collect::<Vec<_>>();
+        let good = |feed: FeedSpec| {
+            Genesis::from_toml(&Genesis { feeds: vec![feed], ..genesis() }.to_toml()).is_ok()
+        };
+        let base = || feed("GHO/USD");
+        for (change, ok) in [
+            (FeedSpec { name: "A".repeat(32), ..base() }, true),
+            (FeedSpec { name: "A".repeat(33), ..base() }, false),
+            (FeedSpec { name: String::new(), ..base() }, false),
+            (FeedSpec { name: "gho".into(), ..base() }, false),
+            (FeedSpec { exponent: -18, ..base() }, true),
+            (FeedSpec { exponent: -19, ..base() }, false),
+            (FeedSpec { exponent: 19, ..base() }, false),
+            (FeedSpec { publishers: keys(11), ..base() }, true),
+            (FeedSpec { publishers: keys(12), ..base() }, false),
+            (FeedSpec { publishers: vec![PublicKey([3; 32]); 2], ..base() }, false),
+            (FeedSpec { quorum: 0, ..base() }, false),
+            (FeedSpec { quorum: 3, ..base() }, false),
+            (FeedSpec { heartbeat_ms: 5_000, ..base() }, true),
+            (FeedSpec { heartbeat_ms: 5_001, ..base() }, false),
+            (FeedSpec { deviation_bps: 10_000, ..base() }, true),
+            (FeedSpec { deviation_bps: 10_001, ..base() }, false),
+            (FeedSpec { max_age_ms: 86_400_001, ..base() }, false),
+        ] {
+            assert_eq!(good(change.clone()), ok, "{change:?}");
+        }
+        let twice = Genesis { feeds: vec![feed("A"), feed("A")], ..genesis() };
+        assert!(Genesis::from_toml(&twice.to_toml()).is_err());
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub enum Domain {
     CallAnswer,
     /// A wallet's presence record.
     Presence,
+    /// A publisher's report of a price.
+    Price,
 }
 
 impl Domain {
@@ -49,6 +51,7 @@ impl Domain {
             Self::PeerRecord => b"ghost/record/1\0\0",
             Self::CallAnswer => b"ghost/call/1\0\0\0\0",
             Self::Presence => b"ghost/presence/1",
+            Self::Price => b"ghost/price/1\0\0\0",
         }
     }
 }

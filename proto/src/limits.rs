@@ -147,6 +147,43 @@ pub const ENVELOPE_BYTES_MAX: usize = 32 * 1024;
 
 /// Most grants in one frame: 64 × 32 bytes = 2 KiB.
 pub const GRANTS_PER_FRAME_MAX: usize = 64;
+/// Most price feeds of a chain: with [`PUBLISHERS_MAX`] fresh reports of each, 64 × 1,103 = 70,592 bytes of a block.
+pub const PRICE_FEEDS_MAX: usize = 64;
+
+/// Longest name of a feed, in bytes of ASCII: one word of a contract.
+pub const PRICE_FEED_NAME_BYTES_MAX: usize = 32;
+
+/// Most publishers of a feed: 11 reports of 100 bytes prove a price within one datagram of 1,200 bytes.
+pub const PUBLISHERS_MAX: usize = 11;
+
+/// Largest power of ten, or of a tenth, that a feed's unit may be: an `i64` has 18 whole digits.
+pub const PRICE_FEED_EXPONENT_MAX: u8 = 18;
+
+/// Longest age of a price that may still count, in milliseconds: a day.
+pub const PRICE_FEED_MAX_AGE_MS_MAX: u64 = 86_400_000;
+
+/// A price that claims to be seen later than so many milliseconds from now is not taken: clocks that NTP
+/// keeps differ by tens of milliseconds, and what is dated ahead would stay fresh for longer.
+pub const PRICE_AHEAD_MS_MAX: u64 = 1_000;
+
+/// Most reports that one remote call may bring: one of each publisher of several feeds; 6,400 bytes.
+pub const PRICE_PUBLISH_REPORTS_MAX: usize = 64;
+
+/// Most proofs of equivocation in one block: 16 × 200 = 3,200 bytes.
+pub const PRICE_EVIDENCE_PER_BATCH_MAX: usize = 16;
+
+const _: () = {
+    assert!(PUBLISHERS_MAX <= 16, "sets of publishers are 16 bits");
+    assert!(crate::price::QUOTE_BYTES_MAX + 37 <= 1162, "a quote and its place fit the least datagram");
+    assert!(
+        2 + PRICE_FEEDS_MAX * crate::price::QUOTE_BYTES_MAX
+            + PRICE_EVIDENCE_PER_BATCH_MAX * crate::price::EQUIVOCATION_LEN
+            + TX_BYTES_MIN
+            <= TX_BYTES_MAX,
+        "one transaction holds the prices of all feeds"
+    );
+};
+
 /// Largest payload of one feed entry, in bytes: about 1,000 order events of one transaction.
 pub const FEED_PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 

@@ -8,7 +8,8 @@
 //!     41     8  nonce              how many transactions the sender had included before
 //!     49     8  gas limit          most gas it may use
 //!     57     8  gas price          base units paid for each unit of gas used
-//!     65     1  action             1 = transfer, 2 = deploy, 3 = call, 4 = place, 5 = cancel, 6 = replace
+//!     65     1  action             1 = transfer, 2 = deploy, 3 = call, 4 = place, 5 = cancel, 6 = replace,
+//!                                  8 = prices
 //!     66    20  to                 receiving account         ┐
 //!     86    16  value              base units                │ transfer
 //!    102     v  payload length     varint                    │
@@ -35,6 +36,8 @@
 //!     70     8  order              the one to be replaced    │ replace
 //!     78     8  ticks                                        │
 //!     86     8  lots                                         ┘
+//!     66     v  batch length       varint                    ┐ prices, see [`crate::price`]
+//!     6x     n  batch              quotes and evidence       ┘
 //!    end    64  signature          over the tag "ghost/tx/1" and all bytes before it
 //! ```
 //!
@@ -60,6 +63,7 @@ const ACTION_CALL: u8 = 3;
 const ACTION_PLACE: u8 = 4;
 const ACTION_CANCEL: u8 = 5;
 const ACTION_REPLACE: u8 = 6;
+const ACTION_PRICES: u8 = 8;
 
 /// What runs the code of a contract. A number that a node does not know is not malformed: deploying
 /// for it fails, and costs its gas.
@@ -152,6 +156,12 @@ pub enum Action {
         /// Its size, in lots.
         lots: u64,
     },
+    /// Commits prices. Only the proposer of a block may put it there, once and first; the nonce is the
+    /// block's height, and neither gas nor a nonce of the account is used.
+    Prices {
+        /// A [`crate::price::PriceBatch`], unread.
+        batch: Bytes,
+    },
 }
 
 impl Action {
@@ -160,6 +170,7 @@ impl Action {
         match self {
             Self::Transfer { value, .. } | Self::Deploy { value, .. } | Self::Call { value, .. } => *value,
             Self::Place { .. } | Self::Cancel { .. } | Self::Replace { .. } => 0,
+            Self::Prices { .. } => 0,
         }
     }
 }
@@ -264,6 +275,10 @@ impl Transaction {
                 out.extend_from_slice(&ticks.to_be_bytes());
                 out.extend_from_slice(&lots.to_be_bytes());
             }
+            Action::Prices { batch } => {
+                out.push(ACTION_PRICES);
+                put_var_bytes(out, batch);
+            }
         }
     }
 
@@ -273,12 +288,13 @@ impl Transaction {
         self.action.value().checked_add(gas)
     }
 
-    /// The payload of a transfer, the input of a deployment or call; empty for orders.
+    /// The payload of a transfer, the input of a deployment or call, the batch of prices; empty for orders.
     pub fn payload(&self) -> &Bytes {
         match &self.action {
             Action::Transfer { payload: bytes, .. }
             | Action::Deploy { input: bytes, .. }
-            | Action::Call { input: bytes, .. } => bytes,
+            | Action::Call { input: bytes, .. }
+            | Action::Prices { batch: bytes } => bytes,
             Action::Place { .. } | Action::Cancel { .. } | Action::Replace { .. } => {
                 static EMPTY: Bytes = Bytes::new();
                 &EMPTY
@@ -363,12 +379,13 @@ impl SignedTransaction {
                 ticks: bounded("ticks", cursor.u64("ticks")?, 1, PRICE_TICKS_MAX)?,
                 lots: bounded("lots", cursor.u64("lots")?, 1, ORDER_LOTS_MAX)?,
             },
+            ACTION_PRICES => Action::Prices { batch: cursor.var_bytes("price batch", TX_BYTES_MAX)? },
             other => {
                 return Err(LayoutError::OutOfRange {
                     field: "action",
                     value: other.into(),
                     min: ACTION_TRANSFER.into(),
-                    max: ACTION_REPLACE.into(),
+                    max: ACTION_PRICES.into(),
                 });
             }
         };
@@ -418,7 +435,9 @@ impl SignedTransaction {
         self.bytes = Bytes::copy_from_slice(&self.bytes);
         let end = self.bytes.len() - SIGNATURE_LEN;
         match &mut self.body.action {
-            Action::Transfer { payload: last, .. } | Action::Call { input: last, .. } => {
+            Action::Transfer { payload: last, .. }
+            | Action::Call { input: last, .. }
+            | Action::Prices { batch: last } => {
                 *last = self.bytes.slice(end - last.len()..end);
             }
             Action::Deploy { code, input, .. } => {

@@ -4,10 +4,11 @@
 //! own quota for what comes in, its own bounded queues for what goes out, and a priority that the
 //! transport honours when the link is full.
 //!
-//! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M =
+//! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M + 64 K =
 //! 2.3 MiB; sent and not acknowledged, 1.5 MiB, together less than 4 MiB; incoming, what the
 //! connection's flow control window allows, 3.25 MiB; answers to its requests, one chunk each for
-//! 64 + 16 + 16 + 16 + 8 + 8 + 6 + 2 requests. A subscription to a book has no queue: it reads from a ring that all share.
+//! 64 + 16 + 16 + 16 + 16 + 8 + 8 + 6 + 2 requests. A subscription to a book or a price has no queue: it reads from a ring
+//! that all share.
 
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub enum Class {
     Sync,
     /// Mailboxes of wallets.
     Wallet,
+    /// Prices, to peers and to subscribers.
+    Oracle,
 }
 
 /// The numbers of a class.
@@ -87,7 +90,7 @@ const MIB: usize = 1024 * KIB;
 
 impl Class {
     /// Every class, in declaration order; the index of a class is its `as usize`.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Control,
         Self::Consensus,
         Self::Block,
@@ -98,6 +101,7 @@ impl Class {
         Self::Discovery,
         Self::Sync,
         Self::Wallet,
+        Self::Oracle,
     ];
 
     /// The class of a stream type.
@@ -113,6 +117,7 @@ impl Class {
             StreamType::Discovery => Self::Discovery,
             StreamType::Sync | StreamType::TxSync => Self::Sync,
             StreamType::Wallet => Self::Wallet,
+            StreamType::Oracle | StreamType::Prices => Self::Oracle,
         }
     }
 
@@ -129,6 +134,7 @@ impl Class {
             Self::Discovery => "discovery",
             Self::Sync => "sync",
             Self::Wallet => "wallet",
+            Self::Oracle => "oracle",
         }
     }
 
@@ -152,6 +158,10 @@ impl Class {
                 // A file at 4 MiB/s takes 128 envelopes of 32 KiB a second, each with an acknowledgement;
                 // one collection is open all the time.
                 Self::Wallet => (3, 512, 4 * MIB, 16, 0, SlowPolicy::Refuse),
+                // 64 feeds × 11 publishers once a second from each peer, and bursts; a report is 103 B. Above
+                // blocks, for a price that waits is a wrong one; 64 KiB queue 640 reports, the oldest of which
+                // newer ones supersede.
+                Self::Oracle => (5, 2048, 256 * KIB, 16, 64 * KIB, SlowPolicy::DropOldest),
             };
         ClassSpec {
             priority,
@@ -208,7 +218,7 @@ mod tests {
                 if pushes { table.spec(Class::of(*stream)).queue_bytes } else { 0 }
             })
             .sum();
-        assert_eq!(queued, 16 * KIB + 256 * KIB + 2 * MIB);
+        assert_eq!(queued, 16 * KIB + 256 * KIB + 2 * MIB + 64 * KIB);
         assert!(queued + (crate::transport::quic::tuning::SEND_WINDOW as usize) < 4 * MIB);
     }
 

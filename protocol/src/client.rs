@@ -29,6 +29,7 @@ mod compare;
 mod contract;
 mod follow;
 mod pool;
+mod prices;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -40,6 +41,10 @@ pub use self::{
     contract::{ContractCode, Estimate, Log, LogFilter, LogPage, LogPlace, LogQuery, ReceiptAt, Simulated},
     follow::{Batch, Cursor, FollowFrom, FollowStream, FollowedReceipt, Position, Subscription},
     pool::{NodeHealth, Pool, PoolConfig},
+    prices::{
+        PriceCursor, PriceEvent, PriceList, PriceRow, PriceRules, PriceStream, PriceSubscription, PriceTicks, ProvenPrice,
+        age_of,
+    },
 };
 use crate::{
     Identity,
@@ -342,7 +347,12 @@ impl Connector {
         let context = SessionContext::default();
         let (session, greeted) = establish(link, &hello, &context).await.map_err(ConnectError::from)?;
         tokio::spawn(drive(session.clone(), greeted));
-        Ok(Client { session: Arc::new(Held(session)), ways: self.ways.clone(), timeout: self.timeout })
+        Ok(Client {
+            session: Arc::new(Held(session)),
+            ways: self.ways.clone(),
+            timeout: self.timeout,
+            ticks: Default::default(),
+        })
     }
 }
 
@@ -394,6 +404,7 @@ pub struct Client {
     session: Arc<Held>,
     ways: Ways,
     timeout: Duration,
+    ticks: prices::TickRouter,
 }
 
 /// An answer and who gave it.

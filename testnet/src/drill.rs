@@ -136,6 +136,7 @@ pub async fn run(args: &DrillArgs, out: &Out, stop: &Stop) -> Result<ExitCode, F
         accounts: accounts_for(args.tps, args.nodes),
         slot_ms: args.slot_ms,
         spare_authorities: 0,
+        publishers: 0,
     };
     let mut network = Network::prepare(plan, args.dir.as_deref(), args.keep, args.log.clone())?;
     let dir = network.dir().to_owned();

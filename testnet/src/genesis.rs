@@ -49,6 +49,8 @@ pub enum Purpose {
     Account,
     /// A client connection of ours.
     Client,
+    /// Reporting prices.
+    Publisher,
 }
 
 /// The key for a purpose: ChaCha12 from the seed, one stream for each purpose and index.
@@ -73,6 +75,8 @@ pub struct Plan {
     pub slot_ms: u64,
     /// Authorities that no node is: their keys follow those of the nodes.
     pub spare_authorities: u16,
+    /// How many publishers of prices; without any, the chain has no feeds.
+    pub publishers: u16,
 }
 
 impl Plan {
@@ -99,6 +103,7 @@ impl Plan {
             allocation: (0..self.accounts)
                 .map(|n| (key(self.seed, Purpose::Account, n).address(), BALANCE))
                 .collect(),
+            feeds: crate::prices::feeds(self.seed, self.publishers),
         };
         Ok(Genesis::from_toml(&genesis.to_toml())?)
     }
@@ -159,7 +164,7 @@ mod tests {
     #[test]
     fn authorities_are_capped_and_every_account_has_money() {
         for (nodes, authorities) in [(1, 1), (4, 4), (16, 16), (17, 16), (64, 16)] {
-            let plan = Plan { seed: 1, nodes, accounts: 3, slot_ms: 1_000, spare_authorities: 0 };
+            let plan = Plan { seed: 1, nodes, accounts: 3, slot_ms: 1_000, spare_authorities: 0, publishers: 0 };
             let genesis = plan.genesis(1_000_000).unwrap();
             assert_eq!(genesis.authorities.len(), authorities);
             for sender in plan.senders() {
@@ -171,7 +176,7 @@ mod tests {
     #[test]
     fn a_home_of_the_network_is_one_the_node_can_use() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = Plan { seed: 1, nodes: 17, accounts: 1, slot_ms: 500, spare_authorities: 0 };
+        let plan = Plan { seed: 1, nodes: 17, accounts: 1, slot_ms: 500, spare_authorities: 0, publishers: 0 };
         let genesis = plan.genesis(1_000_000).unwrap();
         let first = plan.make_home(&dir.path().join("0"), 0, &genesis).unwrap();
         let last = plan.make_home(&dir.path().join("16"), 16, &genesis).unwrap();

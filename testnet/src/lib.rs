@@ -3,6 +3,7 @@
 //! - [`genesis`]: keys, accounts and the chain of a network, all of them from one seed.
 //! - [`up`]: the processes, the live table and `testnet up`.
 //! - [`traffic`]: transfers at a steady pace, and when each was seen in a block.
+//! - [`prices`]: publishers with real reports.
 //! - [`report`]: what happened, counted by reading it from every node.
 //! - [`soak`]: `testnet soak`. [`drill`]: `testnet restart-drill`. [`payloads`]: `testnet payloads`.
 //! - [`sim`]: a network in memory and virtual time, for real sessions and nodes.
@@ -16,6 +17,7 @@ pub mod bench;
 pub mod drill;
 pub mod genesis;
 pub mod payloads;
+pub mod prices;
 pub mod report;
 pub mod scenario;
 pub mod sim;

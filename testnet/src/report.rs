@@ -13,6 +13,7 @@ use tokio::{task::JoinSet, time};
 
 use crate::{
     stop::Stop,
+    prices::Prices,
     traffic::{Reported, Summary, Tracker},
     up::table::statuses,
 };
@@ -47,6 +48,9 @@ pub struct Report {
     pub heads_agree: bool,
     /// Transactions.
     pub tx: Transactions,
+    /// Prices; of a network that has publishers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prices: Option<Prices>,
     /// By node.
     pub per_node: Vec<PerNode>,
     /// Height of the highest block with a transaction of ours.
@@ -118,6 +122,9 @@ impl Report {
             let heights: Vec<String> = running.map(|node| node.height.to_string()).collect();
             all.push(format!("the nodes do not agree on one head (heights {})", heights.join(" ")));
         }
+        if self.prices.as_ref().is_some_and(|prices| !prices.nodes_agree) {
+            all.push("the nodes do not have the same prices in their blocks".into());
+        }
         let missing = self.tx.submitted.saturating_sub(self.tx.rejected).saturating_sub(self.tx.included);
         if missing > 0 {
             all.push(format!("{missing} accepted transactions are not in a block of every node"));
@@ -148,6 +155,24 @@ impl Report {
             ms(self.tx.p50_ms),
             ms(self.tx.p99_ms),
         );
+        if let Some(prices) = &self.prices {
+            out += &format!(
+                "{} prices in blocks, {}; oldest shown {} ms, {} stale\n",
+                prices.committed,
+                if prices.nodes_agree { "the same on all nodes" } else { "NOT THE SAME ON ALL NODES" },
+                prices.age_ms_max.map_or("–".into(), |age| age.to_string()),
+                prices.stale,
+            );
+            for feed in &prices.feeds {
+                out += &format!(
+                    "  {:<8} {}  in block {}: {}\n",
+                    feed.feed,
+                    feed.price.as_deref().unwrap_or("none"),
+                    feed.height.map_or("–".into(), |height| height.to_string()),
+                    feed.committed.as_deref().unwrap_or("none"),
+                );
+            }
+        }
         for (index, node) in self.per_node.iter().enumerate() {
             out += &format!(
                 "  node {index:<2} {}  height {}  peers {}  {:.0} MiB{}\n",
@@ -298,6 +323,7 @@ pub async fn report(
             p50_ms: summary.p50_ms,
             p99_ms: summary.p99_ms,
         },
+        prices: None,
         per_node,
         tx_height: summary.highest,
     })
@@ -330,6 +356,7 @@ mod tests {
                 p50_ms: Some(540.5),
                 p99_ms: None,
             },
+            prices: None,
             per_node: vec![node.clone(), node],
             tx_height: 28,
         }

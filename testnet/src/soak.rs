@@ -175,6 +175,7 @@ pub async fn run(args: &SoakArgs, out: &Out, stop: &Stop) -> Result<ExitCode, Fa
         accounts: accounts_for(args.tps, args.nodes),
         slot_ms: 1_000,
         spare_authorities: adversaries::authorities(&args.adversaries),
+        publishers: 0,
     };
     let mut network = Network::prepare(plan, None, false, None)?;
     let result = soak(args, &mut network, out, stop).await;

@@ -9,7 +9,10 @@ use ghost_proto::{
 };
 use proptest::{array::uniform, collection::vec, option, prelude::*, sample::select};
 
-use crate::round_trip::{block_ref, boxed, bytes};
+use crate::{
+    prices,
+    round_trip::{block_ref, boxed, bytes},
+};
 
 prop_compose! {
     fn call()(
@@ -164,6 +167,6 @@ pub(crate) fn any_of(name: &str) -> BoxedStrategy<Frame> {
                     ),
             )
         }
-        other => crate::markets::any_of(other),
+        other => prices::any_of(other),
     }
 }

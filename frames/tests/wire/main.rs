@@ -11,6 +11,7 @@ mod fuzz_smoke;
 mod malformed;
 mod market_samples;
 mod markets;
+mod prices;
 mod round_trip;
 mod samples;
 mod sketch;

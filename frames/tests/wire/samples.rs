@@ -9,7 +9,7 @@ use ghost_frames::{
         BlockRelayMode, BlockTransactions, BlockTransactionsRequest, CompactBlock, CompactRequest,
         PlacedTransaction,
     },
-    consensus, contract, control, discovery,
+    consensus, contract, control, discovery, price,
     reconcile::{Inventory, InventoryRequest, MissingRequest, Symbols, SymbolsRequest},
     sync, tx,
     wallet::{
@@ -19,8 +19,10 @@ use ghost_frames::{
 };
 use ghost_proto::{
     Address, AuthoritySet, Block, BlockBuilder, BlockId, Call, CallAnswer, Checkpoint, FinalityCertificate,
-    Genesis, Header, KeyPair, MailboxAt, Multiaddr, Outcome, PeerId, PeerRecord, Presence, PresenceBody,
-    Receipt, SignedTransaction, TxId, Vote, block, message as m, record,
+    FeedSpec, Genesis, Header, KeyPair, MailboxAt, Multiaddr, Outcome, PeerId, PeerRecord, Presence,
+    PresenceBody, Quote, Receipt, Report, SignedTransaction, TxId, Vote, block, message as m,
+    price::{Equivocation, ReportFields},
+    record,
     tx::{Action, Transaction},
     vote::Link,
 };
@@ -169,6 +171,7 @@ impl World {
             authorities: AuthoritySet::new(authorities.iter().map(KeyPair::public).collect()).unwrap(),
             markets: Default::default(),
             allocation: senders.iter().map(|key| (key.address(), 1_000_000_000_000)).collect(),
+            feeds: Vec::new(),
         };
         let mut transactions = vec![
             transfer(&senders[0], 0, 1, b""),
@@ -612,7 +615,7 @@ impl World {
     }
 
     fn rpc_samples(&self) -> Vec<Sample> {
-        use StreamType::{Events, Rpc};
+        use StreamType::{Events, Oracle, Prices, Rpc};
         let tx = &self.transactions[0];
         let header = self.block.header();
         let body = self.block.encode().split_off(block::HEADER_LEN);
@@ -977,11 +980,119 @@ impl World {
                 },
                 "one log in height 1",
             ),
+            sample("price report", Oracle, price::PriceReport(self.report(1, 10_002)), "of publisher 1"),
+            sample(
+                "price evidence",
+                Oracle,
+                price::PriceEvidence(self.equivocation()),
+                "publisher 1 signed two prices for sequence 9",
+            ),
+            sample(
+                "prices request",
+                Rpc,
+                m::PricesRequest { feeds: vec!["GHO/USD".into()] },
+                "of one feed",
+            ),
+            sample(
+                "prices answer",
+                Rpc,
+                m::PricesAnswer {
+                    time_unix_ms: 1_700_000_002_000,
+                    prices: vec![m::PriceRow {
+                        feed: 0,
+                        spec: {
+                            let mut spec = Vec::new();
+                            self.feed().encode(&mut spec);
+                            spec.into()
+                        },
+                        quote: self.quote().to_bytes(),
+                        committed: Bytes::new(),
+                        flagged: 0,
+                    }],
+                },
+                "two reports, nothing on the chain yet",
+            ),
+            sample("price proof request", Rpc, m::PriceProofRequest { feed: "GHO/USD".into() }, "of one feed"),
+            sample(
+                "price proof",
+                Rpc,
+                m::PriceProof {
+                    headers: vec![header.bytes().clone()],
+                    receipt: self.receipts[0].encode().into(),
+                    index: 0,
+                    path: vec![Bytes::from_static(&[0xab; 32])],
+                    certificate: Bytes::new(),
+                },
+                "not final yet",
+            ),
+            sample(
+                "publish request",
+                Rpc,
+                m::PublishRequest { reports: vec![Bytes::copy_from_slice(self.report(1, 10_002).bytes())] },
+                "one report",
+            ),
+            sample(
+                "publish answer",
+                Rpc,
+                m::PublishAnswer { results: vec![m::PublishResult { taken: true, reason: String::new() }] },
+                "it was taken",
+            ),
+            sample(
+                "price ticks request",
+                Prices,
+                m::PriceTicksRequest { feeds: vec!["GHO/USD".into()], rate_ms: 50, token: 7 },
+                "twenty a second",
+            ),
+            sample(
+                "price ticks answer",
+                Prices,
+                m::PriceTicksAnswer { feeds: vec![0], time_unix_ms: 1_700_000_002_000 },
+                "of feed 0",
+            ),
+            sample(
+                "price follow request",
+                Prices,
+                m::PriceFollowRequest { feed: "GHO/USD".into(), ..Default::default() },
+                "from the newest on",
+            ),
         ]
     }
 }
 
 impl World {
+    /// A feed whose publishers are the two senders. The sampled genesis declares none.
+    pub(crate) fn feed(&self) -> FeedSpec {
+        FeedSpec {
+            name: "GHO/USD".into(),
+            exponent: -4,
+            publishers: self.senders.iter().map(KeyPair::public).collect(),
+            quorum: 2,
+            heartbeat_ms: 1_000,
+            deviation_bps: 50,
+            max_age_ms: 5_000,
+        }
+    }
+
+    pub(crate) fn report(&self, publisher: u16, price: i64) -> Report {
+        let fields = ReportFields {
+            feed: 0,
+            publisher,
+            sequence: 9,
+            time_unix_ms: 1_700_000_001_500,
+            price,
+            confidence: 3,
+        };
+        Report::sign(fields, &self.genesis.id(), &self.senders[usize::from(publisher)])
+    }
+
+    pub(crate) fn quote(&self) -> Quote {
+        Quote { feed: 0, reports: vec![self.report(0, 9_999), self.report(1, 10_002)] }
+    }
+
+    pub(crate) fn equivocation(&self) -> Equivocation {
+        Equivocation::of(self.report(1, 10_002), self.report(1, 20_000)).unwrap()
+    }
+
     fn call(&self) -> Call {
         let mut input = vec![0; 36];
         input[..4].copy_from_slice(&[0x70, 0xa0, 0x82, 0x31]);

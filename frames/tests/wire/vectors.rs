@@ -137,8 +137,8 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             }
         };
     use StreamType::{
-        BlockFetch, BlockPush, Books, Consensus, Control, Discovery, Events, Rpc, Sync, TxFetch, TxPush,
-        TxSync, Wallet,
+        BlockFetch, BlockPush, Books, Consensus, Control, Discovery, Events, Oracle, Prices, Rpc, Sync, TxFetch,
+        TxPush, TxSync, Wallet,
     };
     vec![
         make(
@@ -391,6 +391,30 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
         make("presence, answered", Wallet, false, &[bytes("presence")], &["PresenceAnswer"], "and end"),
         make("deposit", Wallet, true, &[bytes("deposit by grant")], &["MailboxDeposit"], "for one box"),
         make("collection", Wallet, false, &[bytes("delivery")], &["MailboxDelivery"], "as they come"),
+        make(
+            "prices",
+            Oracle,
+            true,
+            &[bytes("price report"), bytes("price evidence")],
+            &["PriceReport", "PriceEvidence"],
+            "as they come",
+        ),
+        make(
+            "price ticks, asked",
+            Prices,
+            true,
+            &[bytes("price ticks request")],
+            &["PriceTicksRequest"],
+            "the ticks come in datagrams",
+        ),
+        make(
+            "price ticks, answered",
+            Prices,
+            false,
+            &[bytes("price ticks answer")],
+            &["PriceTicksAnswer"],
+            "and stays open",
+        ),
     ]
 }
 

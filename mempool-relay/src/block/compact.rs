@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use ghost_frames::compact::{COMPACT_ID_LEN, CompactBlock, PlacedTransaction};
 use ghost_proto::{
-    Block, BlockId, Header, SignedTransaction, TxId, layout::varint_len, limits::COMPACT_PREFILL_BYTES_MAX,
+    Action, Block, BlockId, Header, SignedTransaction, TxId, layout::varint_len, limits::COMPACT_PREFILL_BYTES_MAX,
 };
 use siphasher::sip::SipHasher13;
 
@@ -134,6 +134,12 @@ impl ShortIds {
             slots[place as usize] = (!again).then(|| tx.clone());
         }
         Found(slots)
+    }
+
+    /// What stands in the block and never in a mempool: prices, which its proposer alone makes.
+    pub fn never_pooled(block: &Block) -> impl Iterator<Item = (u32, &SignedTransaction)> {
+        let places = (0..).zip(block.transactions());
+        places.filter(|(_, tx)| matches!(tx.body().action, Action::Prices { .. }))
     }
 
     /// The block as it is sent: of `whole`, which ascend, those that fit stand in it whole.

@@ -530,7 +530,8 @@ impl BlockRelay {
             if rest.iter().any(|peer| self.peers[peer].wants_pushes) {
                 let compact = match rebuilt {
                     Some(rebuilt) => rebuilt.compact(block),
-                    None => ShortIds::of(block, self.nonce(&id)).compact(block.header().clone(), []),
+                    None => ShortIds::of(block, self.nonce(&id))
+                        .compact(block.header().clone(), ShortIds::never_pooled(block)),
                 };
                 self.push_compact(&rest, compact, None, effects);
                 rest = self.unaware(&id);

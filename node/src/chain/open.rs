@@ -93,7 +93,7 @@ impl Chain {
             canonical: HashTrieMapSync::new_sync(),
             records: records.clone(),
         };
-        let engine: Box<dyn Engine> = Box::new(Engines);
+        let engine: Box<dyn Engine> = Box::new(Engines::new(&genesis));
         let mut chain = Self {
             tree: BlockTree::new(finalized.id, finalized.height, slot, root),
             engine,

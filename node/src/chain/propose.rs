@@ -1,7 +1,8 @@
 //! Making blocks.
 
 use ghost_proto::{
-    Block, BlockBuilder, SignedTransaction, VerifiedTransaction, block::sort_canonically, layout::varint_len,
+    Action, Block, BlockBuilder, PriceBatch, SignedTransaction, Transaction, VerifiedTransaction,
+    block::sort_canonically, layout::varint_len,
 };
 
 use super::{Chain, Imported, ProposeError, execute, import::Fresh};
@@ -63,6 +64,20 @@ impl Chain {
         candidates: Vec<VerifiedTransaction>,
         now_unix_ms: u64,
     ) -> Result<Proposed, ProposeError> {
+        self.propose_with(slot, candidates, None, now_unix_ms)
+    }
+
+    /// The same with prices, which come first.
+    ///
+    /// # Errors
+    /// As [`Chain::propose`].
+    pub fn propose_with(
+        &mut self,
+        slot: u64,
+        mut candidates: Vec<VerifiedTransaction>,
+        prices: Option<&PriceBatch>,
+        now_unix_ms: u64,
+    ) -> Result<Proposed, ProposeError> {
         self.check_alive()?;
         if self.authority.is_none() {
             return Err(ProposeError::NoAuthority);
@@ -73,6 +88,9 @@ impl Chain {
         let parent = self.head();
         let state = self.state_of(&parent.id);
         let state = self.guarded(state)?;
+        if let Some(tx) = prices.and_then(|prices| self.price_transaction(parent.height + 1, prices)) {
+            candidates.insert(0, tx);
+        }
         let mut selected = self.select(candidates);
         sort_canonically(&parent.id, &mut selected);
         let context = execute::context(self.genesis(), parent.height + 1, slot);
@@ -100,6 +118,20 @@ impl Chain {
         let imported = self.guarded(kept)?;
         self.flush()?;
         Ok(Proposed { block, imported })
+    }
+
+    fn price_transaction(&self, height: u64, prices: &PriceBatch) -> Option<VerifiedTransaction> {
+        let key = &self.authority.as_ref()?.key;
+        let mut body = Transaction {
+            chain_id: self.genesis().chain_id,
+            sender_key: key.public(),
+            nonce: height,
+            gas_limit: 0,
+            gas_price: 0,
+            action: Action::Prices { batch: prices.encode().into() },
+        };
+        body.gas_limit = intrinsic_gas(&body);
+        body.sign(key).ok()
     }
 
     /// The candidates that fit, in the order given: one that is too large for the rest does not keep

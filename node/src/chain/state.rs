@@ -1,6 +1,7 @@
 //! The state: keys and values of bytes, read at any unfinalized block.
 //!
-//! A key starts with a domain byte. Other domains than these are free for order books and prices:
+//! A key starts with a domain byte. Prices have 0x08 and 0x09 (see [`crate::oracle::state`]); other domains than
+//! those and these are free:
 //!
 //! ```text
 //! 0x01 address(20)            nonce (8), balance (16); of a contract also engine (1), code hash (32)

@@ -147,6 +147,7 @@ fn development_genesis(
         authorities: AuthoritySet::new(vec![authority.public()])?,
         markets: Default::default(),
         allocation: [(dev.address(), DEVELOPMENT_BALANCE)].into(),
+        feeds: Vec::new(),
     };
     // What the flags say is checked by the same rules as a file.
     Ok(Genesis::from_toml(&genesis.to_toml())?)

@@ -12,6 +12,7 @@ mod doctor;
 pub mod init;
 pub mod output;
 mod peers;
+mod price;
 mod run;
 mod status;
 pub mod tx;
@@ -99,6 +100,8 @@ pub enum Command {
     Block(block::BlockArgs),
     /// Deploy contracts, ask them, send to them, read what they logged
     Contract(contract::ContractArgs),
+    /// Prices: list, get, follow, publish
+    Price(price::PriceArgs),
     /// Balance and nonce of an account, code of a contract
     State(account::StateArgs),
     /// Make a key for an account, or show the address of one
@@ -192,6 +195,7 @@ fn dispatch(cli: Cli, out: &Out) -> Result<ExitCode, Failure> {
         Command::Tx(args) => block_on(tx::run(globals, args, out)),
         Command::Block(args) => block_on(block::run(globals, args, out)),
         Command::Contract(args) => block_on(contract::run(globals, args, out)),
+        Command::Price(args) => block_on(price::run(globals, args, out)),
         Command::State(args) => block_on(account::state(globals, &args, out)),
         Command::Wallet(args) => block_on(wallet::run(globals, args, out)),
     }

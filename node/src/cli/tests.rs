@@ -47,6 +47,10 @@ fn every_command_of_the_contract_parses() {
         "ghostd account new alice".into(),
         "ghostd account new --out file".into(),
         "ghostd account address --key file".into(),
+        "ghostd price list".into(),
+        "ghostd price get GHO/USD --proof".into(),
+        "ghostd price follow GHO/USD BTC/USD --rate 200".into(),
+        "ghostd price publish GHO/USD --from - --key k".into(),
         "ghostd doctor".into(),
         "ghostd completions zsh".into(),
     ] {

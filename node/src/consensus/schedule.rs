@@ -100,6 +100,7 @@ mod tests {
             authorities: AuthoritySet::new(keys.iter().map(KeyPair::public).collect()).unwrap(),
             markets: Default::default(),
             allocation: [].into(),
+            feeds: Vec::new(),
         };
         (Schedule::new(Arc::new(genesis)), keys)
     }

@@ -12,10 +12,13 @@
 //! | BASEFEE | least gas price of the genesis; nothing is burned, the proposer gets the whole fee |
 //! | BLOBHASH, BLOBBASEFEE | nothing, 1 |
 //!
+//! Beside Ethereum's precompiles there is one that reads committed prices (see `precompile`).
+//!
 //! There are no blobs, access lists or set-code transactions, and no system contracts. Contract
 //! addresses and storage are Ethereum's.
 
 mod database;
+mod precompile;
 
 use bytes::Bytes;
 use ghost_proto::{
@@ -130,7 +133,8 @@ impl Engine for Evm {
             Action::Transfer { .. }
             | Action::Place { .. }
             | Action::Cancel { .. }
-            | Action::Replace { .. } => return Err(NotIncludable::OtherEngine.into()),
+            | Action::Replace { .. }
+            | Action::Prices { .. } => return Err(NotIncludable::OtherEngine.into()),
             Action::Deploy { engine, value, code, input } => {
                 let init = if *engine == EngineId::ZVM {
                     match Container::parse(code).and_then(|container| container.init_code()) {
@@ -179,10 +183,13 @@ impl Engine for Evm {
             .with_cfg(configuration(context))
             .with_block(block)
             .build_mainnet()
+            .with_precompiles(precompile::Precompiles::new(context.time_unix_ms))
             .transact(env);
         let ran = match ran {
             Ok(ran) => ran,
             Err(EVMError::Database(error)) => return Err(error.into()),
+            // Only reading a price fails so, and only with the store.
+            Err(EVMError::Custom(error)) => return Err(StoreError::damaged(error).into()),
             // Everything it could refuse was checked before; if it finds more, no node includes it.
             Err(_) => return Err(NotIncludable::Overflow.into()),
         };
@@ -332,6 +339,7 @@ pub(super) fn simulate(
         .with_cfg(configuration)
         .with_block(block)
         .build_mainnet_with_inspector(&mut stopper)
+        .with_precompiles(precompile::Precompiles::new(context.time_unix_ms))
         .inspect_tx(env);
     if let Some(ended) = stopper.ended {
         return Err(ended);
@@ -339,6 +347,7 @@ pub(super) fn simulate(
     let ran = match ran {
         Ok(ran) => ran,
         Err(EVMError::Database(error)) => return Err(error.into()),
+        Err(EVMError::Custom(error)) => return Err(StoreError::damaged(error).into()),
         Err(error) => return Err(SimulateError::Refused(error.to_string())),
     };
     let ended = Ended::of(ran.result);

@@ -2,8 +2,8 @@
 //!
 //! An [`Engine`] is given one transaction, the state as the transactions before it left it, and the
 //! block it stands in. It answers with a receipt, or says that no block may hold the transaction
-//! here. [`Transfers`] is the engine of native transfers, [`Evm`] that of Ethereum contracts, [`Orders`] that of markets;
-//! [`Engines`] sends each transaction to its own.
+//! here. [`Transfers`] is the engine of native transfers, [`Evm`] that of Ethereum contracts, [`Orders`] that of markets,
+//! [`Prices`] that of prices; [`Engines`] sends each transaction to its own.
 
 mod evm;
 mod orders;
@@ -14,21 +14,25 @@ pub mod zvm;
 
 use std::fmt;
 
-use ghost_proto::{Action, Address, EngineId, Outcome, Receipt, SignedTransaction};
+use ghost_proto::{Action, Address, EngineId, Genesis, Outcome, Receipt, SignedTransaction};
 
 pub use self::{
     evm::Evm,
     orders::{GAS_ORDER, GAS_PER_MATCH, Orders},
     rules::{
-        GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, gas_of_payload, intrinsic_gas,
-        intrinsic_gas_of_call,
+        GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, gas_of_payload, gas_to_wait,
+        intrinsic_gas, intrinsic_gas_of_call,
     },
     simulate::{
         CallResult, SHORT_GAS, SHORT_INSTRUCTIONS, SimulateError, Simulation, Stop, StopOnDrop, Until,
     },
     transfers::Transfers,
 };
-use crate::{chain::state::WorkingState, store::StoreError};
+use crate::{
+    chain::state::WorkingState,
+    oracle::{PriceFault, Prices},
+    store::StoreError,
+};
 
 /// The block that a transaction executes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +107,9 @@ pub enum NotIncludable {
     /// The transaction was given to an engine that does not run its kind. [`Engines`] never does that.
     #[error("another engine runs transactions of its kind")]
     OtherEngine,
+    /// Prices that no block may hold here.
+    #[error("prices: {0}")]
+    Prices(PriceFault),
     /// A sum that does not fit its integer. Cannot happen while supply and nonces are honest.
     #[error("a balance or nonce would overflow")]
     Overflow,
@@ -131,8 +138,17 @@ pub trait Engine: Send + Sync + fmt::Debug {
 }
 
 /// Every engine of this node behind one.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Engines;
+#[derive(Debug, Clone)]
+pub struct Engines {
+    prices: Prices,
+}
+
+impl Engines {
+    /// For the chain of this genesis.
+    pub fn new(genesis: &Genesis) -> Self {
+        Self { prices: Prices::new(genesis) }
+    }
+}
 
 impl Engine for Engines {
     fn execute(
@@ -146,6 +162,7 @@ impl Engine for Engines {
             Action::Place { .. } | Action::Cancel { .. } | Action::Replace { .. } => {
                 return Orders.execute(tx, state, context);
             }
+            Action::Prices { .. } => return self.prices.execute(tx, state, context),
             Action::Deploy { engine, .. } => *engine,
             // Who calls no contract sends value: the EVM knows how.
             Action::Call { to, .. } => state.account(to)?.contract.map_or(EngineId::EVM, |it| it.engine),

@@ -5,7 +5,7 @@
 //! Gas is bought first: a sender must own the whole gas limit times the price. What was not used
 //! costs nothing.
 
-use ghost_proto::{Action, Outcome, Receipt, SignedTransaction, Transaction};
+use ghost_proto::{Action, Outcome, Receipt, SignedTransaction, Transaction, price::REPORT_LEN};
 
 use super::{BlockContext, ExecuteError, NotIncludable, orders::GAS_ORDER};
 use crate::chain::state::{Account, WorkingState};
@@ -16,6 +16,9 @@ pub const GAS_TRANSACTION: u64 = 21_000;
 pub const GAS_PER_NONZERO_BYTE: u64 = 16;
 /// Gas of each payload byte that is zero.
 pub const GAS_PER_ZERO_BYTE: u64 = 4;
+/// Gas of each signed report in a batch of prices, as for the EVM's ECRECOVER. Nobody pays it; it takes its
+/// share of the block.
+const GAS_PER_REPORT: u64 = 3_000;
 /// Gas of each deployment, on top.
 const GAS_CREATE: u64 = 32_000;
 /// Gas of each 32 bytes of code to deploy, on top.
@@ -32,6 +35,19 @@ pub fn intrinsic_gas(tx: &Transaction) -> u64 {
         Action::Call { input, .. } => contract_gas(&[input], false),
         Action::Deploy { code, input, .. } => contract_gas(&[code, input], true),
         Action::Place { .. } | Action::Cancel { .. } | Action::Replace { .. } => GAS_TRANSACTION + GAS_ORDER,
+        Action::Prices { batch } => {
+            let reports = (batch.len() / REPORT_LEN) as u64;
+            gas_of_payload(batch) + GAS_PER_REPORT * reports
+        }
+    }
+}
+
+/// What a mempool asks of a transaction: as [`intrinsic_gas`], and more than there is for one that only the
+/// proposer of a block may put there.
+pub fn gas_to_wait(tx: &Transaction) -> u64 {
+    match tx.action {
+        Action::Prices { .. } => u64::MAX,
+        _ => intrinsic_gas(tx),
     }
 }
 
@@ -85,7 +101,7 @@ pub(super) fn buy_gas(
     }
     // What a contract or an order will use is known only afterwards.
     let needed = match body.action {
-        Action::Transfer { .. } => gas,
+        Action::Transfer { .. } | Action::Prices { .. } => gas,
         _ => body.gas_limit,
     };
     if needed > context.gas_left {

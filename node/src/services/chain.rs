@@ -48,6 +48,7 @@ use crate::{
     clock::Clock,
     consensus::VoteVerdict,
     metrics::Metrics,
+    oracle::{commit, relay::Board},
     store::StoreError,
 };
 
@@ -99,6 +100,8 @@ pub(crate) struct ChainService {
     pub(crate) relay_seed: [u8; 32],
     /// Propose nothing before: a restarted node first hears what its peers have.
     pub(crate) listen_first: Option<Instant>,
+    /// What is known of prices.
+    pub(crate) prices: watch::Receiver<Board>,
 }
 
 struct Running {
@@ -528,10 +531,16 @@ impl Running {
             let bytes_max = self.genesis.block_bytes_max as usize;
             pool.select(bytes_max, self.genesis.block_gas_max).into_iter().cloned().collect()
         };
-        match self.service.chain.propose(slot, candidates, now) {
+        let prices = {
+            let board = self.service.prices.borrow().clone();
+            let slot_start = self.genesis.slot_start_unix_ms(slot);
+            commit::due(&self.genesis, &board, self.view().state(), slot_start)?
+        };
+        match self.service.chain.propose_with(slot, candidates, prices.as_ref(), now) {
             Ok(proposed) => {
                 self.turn = None;
                 self.service.metrics.blocks_proposed.inc();
+                self.service.metrics.price_blocks.inc_by(prices.is_some().into());
                 let block = Arc::new(proposed.block);
                 self.service.underway.insert(&block);
                 self.service.underway.imported(&block.header().id());
@@ -706,9 +715,11 @@ impl Running {
 fn receiver(tx: &SignedTransaction) -> Address {
     match &tx.body().action {
         Action::Transfer { to, .. } | Action::Call { to, .. } => *to,
-        Action::Deploy { .. } | Action::Place { .. } | Action::Cancel { .. } | Action::Replace { .. } => {
-            tx.sender()
-        }
+        Action::Deploy { .. }
+        | Action::Place { .. }
+        | Action::Cancel { .. }
+        | Action::Replace { .. }
+        | Action::Prices { .. } => tx.sender(),
     }
 }
 

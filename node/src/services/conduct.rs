@@ -18,6 +18,8 @@ pub(crate) enum Offence {
     InvalidVote,
     /// A certificate that proves nothing.
     InvalidCertificate,
+    /// A report of a price, or evidence, that its publisher did not sign.
+    InvalidReport,
 }
 
 impl Offence {
@@ -31,7 +33,8 @@ impl Offence {
             )
             | Self::Transaction(Tx::InvalidTransaction)
             | Self::InvalidVote
-            | Self::InvalidCertificate => conduct::Offence::InvalidData,
+            | Self::InvalidCertificate
+            | Self::InvalidReport => conduct::Offence::InvalidData,
             Self::Block(Block::Unrequested)
             | Self::Transaction(Tx::Unrequested | Tx::PushTooLarge | Tx::FalseSketch) => {
                 conduct::Offence::ProtocolViolation

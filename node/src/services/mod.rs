@@ -7,9 +7,10 @@
 //! | [`peers`] | whom to be connected to | sessions that come and go, conduct, the operator | chain and transactions: peers |
 //! | [`serve`] | nothing | block fetch, sync | reads the store |
 //! | [`wallet`] | mailboxes | wallets, and peers that look for one | who collects |
-//! | [`rpc`], [`events`] | nothing | remote calls, subscriptions | transactions: submissions |
 //! | [`tor`] | the way to Tor | streams that come through it | the overlay: streams |
 //! | [`books`] | what followers of markets see | new heads, subscriptions | subscribers |
+//! | [`oracle`] | the oracle's core | reports from peers and publishers | peers; everyone: the prices |
+//! | [`rpc`], [`events`], [`prices`] | nothing | remote calls, subscriptions | transactions: submissions; oracle: reports |
 //!
 //! [`contracts`] answers the calls about contracts for [`rpc`], on the threads of [`execution`].
 //!
@@ -25,7 +26,9 @@ pub(crate) mod execution;
 pub(crate) mod follow;
 pub(crate) mod hidden;
 pub(crate) mod markets;
+pub(crate) mod oracle;
 pub(crate) mod peers;
+pub(crate) mod prices;
 pub(crate) mod requests;
 pub(crate) mod rpc;
 pub(crate) mod serve;

@@ -27,7 +27,9 @@ use tokio::{
 use super::{
     contracts::Contracts,
     markets,
+    oracle::Publishing,
     peers::{PeerBook, ToPeers},
+    prices,
     submission::Submission,
     tor::Tor,
     transactions::accounts_of,
@@ -36,6 +38,7 @@ use crate::{
     chain::{BlockRef, HeadView, lost_blocks},
     clock::Clock,
     metrics::{Metrics, resident_bytes},
+    oracle::relay::Board,
     store::StoreError,
 };
 
@@ -80,6 +83,8 @@ pub(crate) struct Rpc {
     pub(crate) tor: Option<Arc<Tor>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) contracts: Contracts,
+    pub(crate) board: watch::Receiver<Board>,
+    pub(crate) publishing: Publishing,
 }
 
 /// Why a call has no answer.
@@ -210,6 +215,12 @@ impl Rpc {
             Frame::LogsRequest(request) => self.contracts.logs(peer, request).await?.to_frame(),
             Frame::CodeRequest(request) => self.contracts.code(&request)?.to_frame(),
             Frame::StorageRequest(request) => self.contracts.storage(&request)?.to_frame(),
+            Frame::PricesRequest(request) => {
+                let board = self.board.borrow().clone();
+                prices::list(&view, &board, &request.feeds, self.clock.unix_ms())?.to_frame()
+            }
+            Frame::PriceProofRequest(request) => prices::prove(&view, &request.feed)?.to_frame(),
+            Frame::PublishRequest(request) => self.publishing.publish(request.reports).await.to_frame(),
             Frame::PendingRequest(request) => self.pending(request.limit).to_frame(),
             Frame::MarketsRequest(request) => markets::markets(&view, &request.market)?.to_frame(),
             Frame::BalancesRequest(request) => markets::balances(&view, &request.address)?.to_frame(),

@@ -40,7 +40,7 @@ async fn compact(id: BlockId, underway: &Underway, seed: &[u8; 32], responder: R
     } else {
         let nonce = blake3::keyed_hash(seed, &id.0);
         let nonce = nonce.as_bytes()[..8].iter().fold(0, |nonce, byte| nonce << 8 | u64::from(*byte));
-        ShortIds::of(&block, nonce).compact(block.header().clone(), []).to_frame()
+        ShortIds::of(&block, nonce).compact(block.header().clone(), ShortIds::never_pooled(&block)).to_frame()
     };
     // A gone asker is no fault of anyone's.
     let _ = responder.answer(&frame).await;

@@ -63,6 +63,7 @@ impl Net {
             authorities: AuthoritySet::new((0..count).map(|n| authority(n).public()).collect()).unwrap(),
             markets: Default::default(),
             allocation: (0..8).map(|n| (user(n).address(), 1 << 80)).collect(),
+            feeds: Vec::new(),
         });
         let stores = (0..count).map(|_| Arc::new(MemoryStore::new())).collect();
         let mut net = Self { genesis, nodes: Vec::new(), stores };

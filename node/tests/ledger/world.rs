@@ -35,6 +35,7 @@ pub(crate) fn genesis(authorities: usize) -> Arc<Genesis> {
         authorities: AuthoritySet::new((0..authorities).map(|n| authority(n).public()).collect()).unwrap(),
         markets: Default::default(),
         allocation: (0..8).map(|n| (user(n).address(), RICH)).collect(),
+        feeds: Vec::new(),
     })
 }
 

@@ -7,6 +7,7 @@
 //! What each role costs the honest is measured by `tests/adversaries.rs`, against a quiet run.
 
 mod consensus;
+mod prices;
 mod relay;
 mod streams;
 
@@ -63,11 +64,14 @@ pub enum Role {
     Junk,
     /// Connects and leaves, a hundred times a second.
     Churner,
+    /// A publisher that signs two prices for each sequence, and tells one half of the network the one and
+    /// the other half the other.
+    PriceEquivocator,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Flooder,
         Self::Liar,
         Self::Withholder,
@@ -77,6 +81,7 @@ impl Role {
         Self::Equivocator,
         Self::Junk,
         Self::Churner,
+        Self::PriceEquivocator,
     ];
 
     /// Its name, as scenario files and flags have it.
@@ -91,12 +96,18 @@ impl Role {
             Self::Equivocator => "equivocator",
             Self::Junk => "junk",
             Self::Churner => "churner",
+            Self::PriceEquivocator => "price-equivocator",
         }
     }
 
     /// Whether it needs the key of an authority.
     pub fn is_authority(self) -> bool {
         self == Self::Equivocator
+    }
+
+    /// Whether it needs the key of a publisher.
+    pub fn is_publisher(self) -> bool {
+        self == Self::PriceEquivocator
     }
 }
 
@@ -109,6 +120,8 @@ pub struct Arena {
     pub targets: Vec<(PeerId, SocketAddr)>,
     /// The authority it is, for roles that are one.
     pub authority: Option<(u16, KeyPair)>,
+    /// The publisher it is on every feed, for roles that are one.
+    pub publisher: Option<(u16, KeyPair)>,
     /// The time of day.
     pub clock: Clock,
 }
@@ -137,6 +150,7 @@ pub struct Adversary {
     pub peer_id: PeerId,
     /// What it has done.
     pub deeds: Arc<Deeds>,
+    overlay: Overlay,
     _tasks: JoinSet<()>,
 }
 
@@ -242,7 +256,7 @@ impl Adversary {
             }
         });
         let peer_id = overlay.peer_id();
-        let stage = Stage { overlay, arena, deeds: deeds.clone(), seed };
+        let stage = Stage { overlay: overlay.clone(), arena, deeds: deeds.clone(), seed };
         if role != Role::Churner {
             for (peer, address) in stage.arena.targets.clone() {
                 tasks.spawn(stay(stage.overlay.clone(), peer, address));
@@ -250,7 +264,12 @@ impl Adversary {
         }
         let ears = Ears { tx, blocks, votes, asked };
         tasks.spawn(act(role, stage, ears));
-        Ok(Self { role, peer_id, deeds, _tasks: tasks })
+        Ok(Self { role, peer_id, deeds, overlay, _tasks: tasks })
+    }
+
+    /// Its session with a target, if it has one: to say what its role does not.
+    pub fn session(&self, peer: &PeerId) -> Option<Session> {
+        self.overlay.session(peer)
     }
 }
 
@@ -282,6 +301,9 @@ async fn act(role: Role, stage: Stage, mut ears: Ears) {
             tokio::join!(streams::send_junk(&stage), deafen(&mut ears));
         }
         Role::Churner => streams::churn(&stage).await,
+        Role::PriceEquivocator => {
+            tokio::join!(prices::equivocate(&stage), deafen(&mut ears));
+        }
     }
 }
 

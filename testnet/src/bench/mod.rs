@@ -15,6 +15,7 @@ mod head_of_line;
 mod idle_memory;
 mod link;
 mod machine;
+mod prices;
 mod report;
 mod wallet;
 
@@ -71,6 +72,8 @@ pub enum BenchName {
     HeadOfLine,
     /// A message between two wallets, through one mailbox node
     Wallet,
+    /// A price from publisher to subscriber over three hops
+    Prices,
     /// The server process of `idle-memory`
     #[value(hide = true)]
     HoldIdle,
@@ -108,6 +111,7 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
         (BenchName::Frames, "frames", frames::run),
         (BenchName::HeadOfLine, "head-of-line", head_of_line::run),
         (BenchName::Wallet, "wallet", wallet::run),
+        (BenchName::Prices, "prices", prices::run),
     ];
 
     if args.name == BenchName::HoldIdle {

@@ -27,7 +27,7 @@ use ghost_node::{
         OpenError, ProposeError,
     },
     consensus::VoteVerdict,
-    engine::intrinsic_gas,
+    engine::gas_to_wait,
     store::{ChainStore, StoreError},
 };
 use ghost_proto::{
@@ -131,7 +131,7 @@ impl CoreNode {
             chain_id: genesis.chain_id,
             gas_price_min: genesis.gas_price_min,
             block_gas_max: genesis.block_gas_max,
-            intrinsic_gas: |tx| intrinsic_gas(tx.body()),
+            intrinsic_gas: |tx| gas_to_wait(tx.body()),
         };
         Ok(Self {
             listen_until: (view.head().height > 0).then(|| now + LISTEN_FIRST),

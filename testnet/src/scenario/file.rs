@@ -595,6 +595,8 @@ impl Scenario {
                 DiskName::Sled => DiskKind::Sled,
             },
             skew_ms,
+            // The only publisher there is.
+            publishers: self.adversary.iter().any(|come| come.role.is_publisher()).into(),
         }
     }
 

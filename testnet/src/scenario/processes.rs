@@ -44,6 +44,7 @@ impl Processes {
             accounts: accounts_for(tps, nodes),
             slot_ms: topology.slot.ms as u64,
             spare_authorities: topology.authorities.saturating_sub(nodes.min(AUTHORITIES_MAX)),
+            publishers: 0,
         };
         let mut network = Network::prepare(plan, None, false, None)?;
         let started = match network.start_all().await {

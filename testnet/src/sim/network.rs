@@ -70,6 +70,8 @@ pub struct NetworkPlan {
     pub disk: DiskKind,
     /// Clocks that are wrong: how far ahead of the world's, in milliseconds.
     pub skew_ms: BTreeMap<u32, i64>,
+    /// Publishers of prices; the last of them is nobody's, for an adversary to be.
+    pub publishers: u16,
 }
 
 impl Default for NetworkPlan {
@@ -86,6 +88,7 @@ impl Default for NetworkPlan {
             path: Path::ms(25),
             disk: DiskKind::Memory,
             skew_ms: BTreeMap::new(),
+            publishers: 0,
         }
     }
 }
@@ -185,6 +188,7 @@ pub fn genesis_of(plan: &NetworkPlan, time_unix_ms: u64) -> Result<Genesis, Gene
         allocation: (0..plan.accounts)
             .map(|n| (key(plan.seed, Purpose::Account, n).address(), BALANCE))
             .collect(),
+        feeds: crate::prices::feeds(plan.seed, plan.publishers),
     })
 }
 
@@ -333,6 +337,10 @@ impl SimNetwork {
             genesis: self.genesis.clone(),
             targets: self.ids().map(|id| (self.peer_id(id), self.wire().address(id))).collect(),
             authority,
+            publisher: role.is_publisher().then(|| {
+                let last = self.plan.publishers.saturating_sub(1);
+                (last, crate::prices::publisher_key(self.plan.seed, last))
+            }),
             clock: Clock::Virtual { origin_unix_ms: ORIGIN_UNIX_MS, origin: self.origin, skew_ms: 0 },
         };
         Adversary::start(role, seat.identity.clone(), seat.socket(), seat.seed_for(2), arena)

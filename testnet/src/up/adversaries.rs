@@ -9,6 +9,7 @@ use super::network::Network;
 use crate::{
     adversary::{Adversary, Arena, Role},
     genesis::{Purpose, key},
+    prices::publisher_key,
 };
 
 /// Most adversaries of one kind: each is a socket and a connection to every node.
@@ -45,6 +46,11 @@ pub fn authorities(asked: &[Asked]) -> u16 {
     asked.iter().filter(|asked| asked.role.is_authority()).map(|asked| asked.count).sum()
 }
 
+/// How many publishers have to be set aside for them: all price equivocators of a network are one.
+pub fn publishers(asked: &[Asked]) -> u16 {
+    asked.iter().any(|asked| asked.role.is_publisher()).into()
+}
+
 /// Starts one against all nodes that listen. `number` tells it from all others; an authority is the
 /// spare one of number `spare`.
 pub fn start(network: &Network, role: Role, number: u32, spare: u16) -> Result<Adversary, Failure> {
@@ -65,6 +71,10 @@ pub fn start(network: &Network, role: Role, number: u32, spare: u16) -> Result<A
         genesis: Arc::new(genesis.clone()),
         targets: targets.collect(),
         authority,
+        publisher: role.is_publisher().then(|| {
+            let last = plan.publishers.saturating_sub(1);
+            (last, publisher_key(plan.seed, last))
+        }),
         clock: Clock::System,
     };
     // Clients have the lower numbers.

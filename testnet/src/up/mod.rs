@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use crate::{
     genesis::{NODES_MAX, Plan, SEED_DEFAULT},
+    prices::{PUBLISHERS_DEFAULT, Publishers},
     report::{Report, report, settle},
     stop::Stop,
     traffic::{Pace, TPS_MAX, Tracker, Traffic, accounts_for, directory_of, lost_lane},
@@ -72,8 +73,8 @@ pub struct UpArgs {
     /// Slot length in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(SLOT_MS_MIN..=SLOT_MS_MAX))]
     pub slot_ms: u64,
-    /// Peers that mean harm: flooder, liar, withholder, slow-reader, slow-writer, eclipser, equivocator, junk
-    /// or churner. May be given again
+    /// Peers that mean harm: flooder, liar, withholder, slow-reader, slow-writer, eclipser, equivocator, junk,
+    /// churner or price-equivocator. May be given again
     #[arg(long = "adversary", value_name = "ROLE[=N]", value_parser = adversaries::parse)]
     pub adversaries: Vec<adversaries::Asked>,
     /// Whom each node is told of when it starts; they find the others
@@ -92,6 +93,7 @@ pub async fn run(args: &UpArgs, out: &Out, stop: &Stop) -> Result<ExitCode, Fail
         accounts: accounts_for(args.tps, args.nodes),
         slot_ms: args.slot_ms,
         spare_authorities: adversaries::authorities(&args.adversaries),
+        publishers: PUBLISHERS_DEFAULT + adversaries::publishers(&args.adversaries),
     };
     let mut network = Network::prepare(plan, args.dir.as_deref(), args.keep, args.log.clone())?
         .with_topology(args.topology);
@@ -141,6 +143,8 @@ async fn live(
     let pace = Pace { tps: args.tps, seed: args.seed, duration: args.duration };
     let mut traffic = Traffic::start(pace, network.plan().senders(), network.genesis(), addresses.clone());
     let tracker = traffic.tracker.clone();
+    let _publishers =
+        Publishers::start(args.seed, PUBLISHERS_DEFAULT, network.genesis(), &addresses);
     let hostile = adversaries::start_all(network, &args.adversaries)?;
     let begun = Instant::now();
     let over = async {
@@ -201,6 +205,8 @@ async fn live(
         out.remark(format!("refused: {}", summary.reasons_text()));
     }
     let mut report = report(&running, &moment, &summary, &tracker.accepted_ids(), traffic_time).await?;
+    report.prices =
+        Some(crate::prices::read(&running, PUBLISHERS_DEFAULT, network.genesis(), moment.height()).await?);
     for node in network.nodes() {
         if let Some(how) = &node.ended {
             let last = tracker.take_reported(node.index);

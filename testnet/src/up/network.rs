@@ -414,7 +414,7 @@ mod tests {
     use super::*;
 
     fn plan(nodes: u16) -> Plan {
-        Plan { seed: 1, nodes, accounts: 1, slot_ms: 1_000, spare_authorities: 0 }
+        Plan { seed: 1, nodes, accounts: 1, slot_ms: 1_000, spare_authorities: 0, publishers: 0 }
     }
 
     #[test]

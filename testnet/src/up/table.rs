@@ -54,7 +54,13 @@ impl Row {
     }
 }
 
-fn render(rows: &[Row], up: &[bool], tracker: &Tracker, elapsed: Duration) -> String {
+fn render(
+    rows: &[Row],
+    up: &[bool],
+    prices: Option<&str>,
+    tracker: &Tracker,
+    elapsed: Duration,
+) -> String {
     let mut table = Table::new(["NODE", "HEIGHT", "HEAD", "FINAL", "PEERS", "TX/S", "MEMPOOL", "MEMORY"]);
     for (index, row) in rows.iter().enumerate() {
         let Some(status) = &row.status else {
@@ -84,6 +90,9 @@ fn render(rows: &[Row], up: &[bool], tracker: &Tracker, elapsed: Duration) -> St
     }
     let summary = tracker.summary();
     let mut out = table.to_string();
+    if let Some(prices) = prices {
+        let _ = writeln!(out, "{prices}");
+    }
     let _ = writeln!(
         out,
         "{:>5.0} s  submitted {}  seen in blocks {}  rejected {}  p50 {}  p99 {}",
@@ -117,7 +126,11 @@ pub async fn show(clients: &[Client], tracker: &Tracker, directory: &Directory) 
             let status = if *up { answers.next().flatten() } else { None };
             row.update(status, Instant::now());
         }
-        let text = render(&rows, &up, tracker, started.elapsed());
+        let prices = match running.first() {
+            Some(client) => time::timeout(REDRAW_EVERY, crate::prices::line(client)).await.ok().flatten(),
+            None => None,
+        };
+        let text = render(&rows, &up, prices.as_deref(), tracker, started.elapsed());
         let mut stdout = io::stdout().lock();
         // Whoever closed our output gets no table; the summary's failure will tell.
         if terminal {
@@ -157,7 +170,7 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_every_node_and_one_for_all() {
         let rows = [Row { status: Some(status(12, 0)), ..Row::default() }, Row::default(), Row::default()];
-        let text = render(&rows, &[true, true, false], &Tracker::new(3), Duration::from_secs(3));
+        let text = render(&rows, &[true, true, false], None, &Tracker::new(3), Duration::from_secs(3));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 5);
         assert!(

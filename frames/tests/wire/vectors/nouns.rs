@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use ghost_proto::{
     Action, Address, Block, EngineId, FinalityCertificate, Genesis, Header, KeyPair, LogEntry, Outcome,
-    PeerRecord, PublicKey, Receipt, SignedTransaction, Transaction, Vote, keys::Domain,
+    PeerRecord, PublicKey, Quote, Receipt, Report, SignedTransaction, Transaction, Vote, keys::Domain,
+    price::Equivocation,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -87,6 +88,7 @@ fn transaction(name: &str, tx: &SignedTransaction) -> NounVector {
             fields["to"] = json!(to.to_string());
             fields["input"] = json!(hex::encode(input));
         }
+        Action::Prices { batch } => fields["batch"] = json!(hex::encode(batch)),
     }
     let unsigned = &tx.bytes()[..tx.bytes().len() - 64];
     NounVector::new("transaction", name, tx.bytes(), fields).id(tx.id()).signed(
@@ -123,6 +125,8 @@ fn with_action(key: &KeyPair, action: Action) -> SignedTransaction {
 }
 
 fn nouns(world: &World) -> Vec<NounVector> {
+    let report = world.report(1, 10_002);
+    let price = world.quote().aggregate(&world.feed()).unwrap();
     let deployment = Action::Deploy {
         engine: EngineId::EVM,
         value: 5,
@@ -238,6 +242,38 @@ fn nouns(world: &World) -> Vec<NounVector> {
             link_fields(json!({ "authorities": [0, 1, 3], "finalizes_height": 1 })),
         ),
         NounVector::new(
+            "report",
+            "of publisher 1",
+            report.bytes(),
+            json!({
+                "feed": report.feed,
+                "publisher": report.publisher,
+                "sequence": report.sequence,
+                "time_unix_ms": report.time_unix_ms,
+                "price": report.price,
+                "confidence": report.confidence,
+            }),
+        )
+        .signed(world.senders[1].public(), Domain::Price, &[&genesis_id.0, &report.bytes()[..36]]),
+        NounVector::new(
+            "quote",
+            "of publishers 0 and 1: their median rounds down",
+            &world.quote().to_bytes(),
+            json!({
+                "feed": 0,
+                "price": price.price,
+                "confidence": price.confidence,
+                "time_unix_ms": price.time_unix_ms,
+                "used": price.used,
+            }),
+        ),
+        NounVector::new(
+            "equivocation",
+            "of publisher 1",
+            &world.equivocation().encode(),
+            json!({ "feed": 0, "publisher": 1 }),
+        ),
+        NounVector::new(
             "record",
             "of a node with one address",
             record.bytes(),
@@ -313,6 +349,24 @@ fn nouns_replay() {
                 assert_eq!(certificate.finalizes().unwrap().height, vector.fields["finalizes_height"]);
                 certificate.encode()
             }
+            "report" => {
+                let report = Report::parse(bytes).unwrap();
+                report.verify(&genesis, &key_of(&vector)).unwrap();
+                assert_eq!(report.price, vector.fields["price"]);
+                report.bytes().to_vec()
+            }
+            "quote" => {
+                let quote = Quote::parse(bytes).unwrap();
+                let spec = world.feed();
+                quote.verify(std::slice::from_ref(&spec), &genesis, |_| false).unwrap();
+                assert_eq!(quote.aggregate(&spec).unwrap().price, vector.fields["price"]);
+                quote.to_bytes().to_vec()
+            }
+            "equivocation" => {
+                let evidence = Equivocation::parse(bytes).unwrap();
+                evidence.verify(&genesis, &world.senders[1].public()).unwrap();
+                evidence.encode().to_vec()
+            }
             "record" => {
                 let record = PeerRecord::verify(bytes).unwrap();
                 assert_eq!(record.peer().to_string(), vector.fields["peer"]);
@@ -332,7 +386,7 @@ fn nouns_replay() {
 fn is_signed(vector: &NounVector) -> bool {
     let (bytes, signed) = (unhex(&vector.hex), unhex(&vector.signed));
     let signature = ghost_proto::Signature(*bytes.last_chunk::<64>().unwrap());
-    let domain = [Domain::Transaction, Domain::Block, Domain::Vote, Domain::PeerRecord]
+    let domain = [Domain::Transaction, Domain::Block, Domain::Vote, Domain::PeerRecord, Domain::Price]
         .into_iter()
         .find(|domain| signed.starts_with(domain.tag()))
         .unwrap();

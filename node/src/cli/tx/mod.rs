@@ -139,6 +139,7 @@ impl Shown {
             Action::Replace { market, order, ticks, lots } => {
                 shown["replace"] = json!({ "market": market, "order": order, "ticks": ticks, "lots": lots });
             }
+            Action::Prices { batch } => shown["prices"] = json!(hex::encode(batch)),
         }
         shown
     }
@@ -163,6 +164,7 @@ impl Shown {
             Action::Replace { market, order, ticks, lots } => {
                 (format!("market {market}: {lots} lots at {ticks} in place of order {order}"), "payload", 0)
             }
+            Action::Prices { batch } => ("the chain (prices)".into(), "batch", batch.len()),
         };
         let place = match &self.receipt {
             Some(receipt) => format!(

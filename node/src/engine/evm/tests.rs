@@ -47,6 +47,21 @@ fn context() -> BlockContext {
     }
 }
 
+fn genesis() -> ghost_proto::Genesis {
+    ghost_proto::Genesis {
+        name: "evm".into(),
+        chain_id: 7,
+        time_unix_ms: 1,
+        slot_ms: 1_000,
+        gas_price_min: 2,
+        block_gas_max: 30_000_000,
+        block_bytes_max: 1 << 20,
+        authorities: ghost_proto::AuthoritySet::new(vec![key().public()]).unwrap(),
+        allocation: Default::default(),
+        feeds: Vec::new(),
+    }
+}
+
 fn empty() -> BlockState {
     BlockState {
         snapshot: Snapshot::of_finalized(Records::new(Arc::new(MemoryStore::new()))),
@@ -65,7 +80,7 @@ fn funded(parent: &BlockState) -> WorkingState<'_> {
 fn send_with(state: &mut WorkingState<'_>, gas_limit: u64, action: Action) -> Result<Receipt, ExecuteError> {
     let nonce = state.account(&key().address()).unwrap().nonce;
     let tx = Transaction { chain_id: 7, sender_key: key().public(), nonce, gas_limit, gas_price: 3, action };
-    Engines.execute(&tx.sign(&key()).unwrap(), state, &context())
+    Engines::new(&genesis()).execute(&tx.sign(&key()).unwrap(), state, &context())
 }
 
 fn send(state: &mut WorkingState<'_>, action: Action) -> Receipt {
@@ -428,4 +443,143 @@ fn code_that_zvm_has_no_opcode_for_is_refused_with_its_place() {
         (receipt.outcome, receipt.output.as_ref()),
         (Outcome::CodeRefused, b"it does not begin with ZVMC".as_slice())
     );
+}
+
+mod prices {
+    use ghost_proto::price::{Aggregate, CommittedPrice, ORACLE_ADDRESS, feed_key};
+
+    use super::{super::precompile::GAS_PRICE_READ, *};
+    use crate::oracle::state::price_key;
+
+    const BET: &str = include_str!("../../../examples/price-bet.hex");
+    const ABOVE: Address = Address([0xaa; 20]);
+    const OTHERWISE: Address = Address([0xbb; 20]);
+
+    /// Commits a price that was seen so many milliseconds before the slot.
+    fn commit(state: &mut WorkingState<'_>, price: i64, age_ms: u64) {
+        let aggregate = Aggregate {
+            price,
+            confidence: 4,
+            time_unix_ms: context().time_unix_ms - age_ms,
+            used: 7,
+            outliers: 0,
+        };
+        let committed = CommittedPrice { aggregate, exponent: -2, max_age_ms: 5_000, height: 8 };
+        state.put(&price_key(&feed_key("GHO/USD").unwrap()), Some(&committed.encode())).unwrap();
+    }
+
+    fn ask(state: &mut WorkingState<'_>, signature: &str, words: &[[u8; 32]]) -> Receipt {
+        let input = [keccak256(signature)[..4].to_vec(), words.concat()].concat();
+        send(state, Action::Call { to: ORACLE_ADDRESS, value: 0, input: input.into() })
+    }
+
+    fn word(value: u64) -> [u8; 32] {
+        U256::from(value).to_be_bytes()
+    }
+
+    fn words(output: &[u8]) -> Vec<U256> {
+        output.chunks(32).map(U256::from_be_slice).collect()
+    }
+
+    #[test]
+    fn a_price_is_read_with_its_age_and_staleness_by_age() {
+        let parent = empty();
+        let mut state = funded(&parent);
+        let feed = feed_key("GHO/USD").unwrap();
+        let none = ask(&mut state, "price(bytes32)", &[feed]);
+        assert_eq!((none.outcome, none.output.as_ref()), (Outcome::Reverted, &keccak256("UnknownFeed()")[..4]));
+
+        commit(&mut state, -125, 5_000);
+        let read = ask(&mut state, "price(bytes32)", &[feed]);
+        assert_eq!(read.outcome, Outcome::Done);
+        let minus = |value: u64| U256::ZERO.wrapping_sub(U256::from(value));
+        let expected = [minus(125), U256::from(4), minus(2), U256::from(999), U256::from(5_000), U256::ZERO];
+        assert_eq!(words(&read.output), expected);
+        let intrinsic = 21_000 + 16 * (4 + 7) + 4 * 25;
+        assert_eq!(read.gas_used, intrinsic + GAS_PRICE_READ);
+
+        // Staleness, from both sides of the feed's maximum age.
+        commit(&mut state, -125, 5_001);
+        assert_eq!(words(&ask(&mut state, "price(bytes32)", &[feed]).output)[5], U256::from(1));
+        // freshPrice: by the caller's bound and by the feed's.
+        for (age, max, fresh) in
+            [(300, 300, true), (301, 300, false), (5_000, 1 << 40, true), (5_001, 1 << 40, false)]
+        {
+            commit(&mut state, 7, age);
+            let read = ask(&mut state, "freshPrice(bytes32,uint64)", &[feed, word(max)]);
+            assert_eq!(read.outcome == Outcome::Done, fresh, "{age} {max}");
+            if !fresh {
+                assert_eq!(read.output[..4], keccak256("StalePrice(uint64,uint64)")[..4]);
+                assert_eq!(words(&read.output[4..]), [U256::from(age), U256::from(max.min(5_000))]);
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_reverts_and_too_little_gas_is_out_of_gas() {
+        let parent = empty();
+        let mut state = funded(&parent);
+        commit(&mut state, 7, 0);
+        let feed = feed_key("GHO/USD").unwrap();
+        let reverts = |receipt: Receipt| assert_eq!(receipt.outcome, Outcome::Reverted);
+        reverts(send(&mut state, call(ORACLE_ADDRESS, 0)));
+        reverts(ask(&mut state, "price(bytes32)", &[]));
+        reverts(ask(&mut state, "freshPrice(bytes32,uint64)", &[feed]));
+        reverts(ask(&mut state, "freshPrice(bytes32,uint64)", &[feed, [0xff; 32]]));
+        reverts(ask(&mut state, "other(bytes32)", &[feed]));
+        let input = [keccak256("price(bytes32)")[..4].to_vec(), feed.to_vec()].concat();
+        let intrinsic = rules::contract_gas(&[&input], false);
+        let action = || Action::Call { to: ORACLE_ADDRESS, value: 0, input: input.clone().into() };
+        let with = |state: &mut WorkingState<'_>, gas| send_with(state, gas, action()).unwrap().outcome;
+        assert_eq!(with(&mut state, intrinsic + GAS_PRICE_READ), Outcome::Done);
+        assert_eq!(with(&mut state, intrinsic + GAS_PRICE_READ - 1), Outcome::OutOfGas);
+    }
+
+    /// The contract of the README: it reads a price and settles on it.
+    #[test]
+    fn a_bet_settles_on_the_committed_price_and_waits_while_that_is_stale() {
+        let padded = |address: Address| {
+            let mut word = [0; 32];
+            word[12..].copy_from_slice(&address.0);
+            word
+        };
+        for (price, winner) in [(126, ABOVE), (125, OTHERWISE), (-126, OTHERWISE)] {
+            let parent = empty();
+            let mut state = funded(&parent);
+            let input = [feed_key("GHO/USD").unwrap(), word(125), padded(ABOVE), padded(OTHERWISE)].concat();
+            let bet = Action::Deploy {
+                engine: EngineId::EVM,
+                value: 1_000,
+                code: code(BET.trim()).into(),
+                input: input.into(),
+            };
+            let bet = send(&mut state, bet).created.unwrap();
+            assert_eq!(state.account(&bet).unwrap().balance, 1_000);
+            let early = send(&mut state, call(bet, 0));
+            assert_eq!((early.outcome, early.output.len()), (Outcome::Reverted, 4), "no price yet");
+            commit(&mut state, price, 5_001);
+            let stale = send(&mut state, call(bet, 0));
+            assert_eq!((stale.outcome, stale.output.len()), (Outcome::Reverted, 68), "the reason is handed on");
+            assert_eq!(state.account(&bet).unwrap().balance, 1_000);
+
+            commit(&mut state, price, 100);
+            let settled = send(&mut state, call(bet, 0));
+            assert_eq!(settled.outcome, Outcome::Done, "{price}");
+            assert_eq!(state.account(&winner).unwrap().balance, 1_000, "{price}");
+            assert_eq!(state.account(&bet).unwrap().balance, 0);
+            assert_eq!(settled.logs[0].topics, [keccak256("Settled(int64,address)").0]);
+            assert_eq!(settled.output[32..], padded(winner));
+        }
+    }
+
+    #[test]
+    fn a_simulation_reads_prices_too() {
+        let parent = empty();
+        let mut state = funded(&parent);
+        commit(&mut state, 7, 0);
+        let input = [keccak256("price(bytes32)")[..4].to_vec(), feed_key("GHO/USD").unwrap().to_vec()].concat();
+        let asked = Simulation { input: input.into(), ..simulation(ORACLE_ADDRESS) };
+        let result = asked.run(&mut state, &context(), Until::Short).unwrap();
+        assert_eq!((result.outcome, words(&result.output)[0]), (Outcome::Done, U256::from(7)));
+    }
 }
