@@ -14,6 +14,7 @@ pub mod adversary;
 pub mod bench;
 pub mod drill;
 pub mod genesis;
+pub mod orders;
 pub mod payloads;
 pub mod report;
 pub mod scenario;

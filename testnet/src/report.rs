@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::{task::JoinSet, time};
 
 use crate::{
+    orders::OrdersReport,
     stop::Stop,
     traffic::{Reported, Summary, Tracker},
     up::table::statuses,
@@ -47,6 +48,9 @@ pub struct Report {
     pub heads_agree: bool,
     /// Transactions.
     pub tx: Transactions,
+    /// Orders, if there was such traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orders: Option<OrdersReport>,
     /// By node.
     pub per_node: Vec<PerNode>,
     /// Height of the highest block with a transaction of ours.
@@ -122,6 +126,9 @@ impl Report {
         if missing > 0 {
             all.push(format!("{missing} accepted transactions are not in a block of every node"));
         }
+        if self.orders.as_ref().is_some_and(|orders| !orders.books_agree) {
+            all.push("the nodes do not agree on the books of their markets".into());
+        }
         if self.finalized < self.tx_height {
             all.push(format!(
                 "height {} is final, and accepted transactions stand as high as {}: finality does not follow",
@@ -148,6 +155,15 @@ impl Report {
             ms(self.tx.p50_ms),
             ms(self.tx.p99_ms),
         );
+        if let Some(orders) = &self.orders {
+            for market in &orders.markets {
+                out += &format!(
+                    "  market {:<11} {} orders placed, {} trades, {} orders rest\n",
+                    market.market, market.placed, market.trades, market.resting
+                );
+            }
+            out += if orders.books_agree { "  all books agree\n" } else { "  the books DO NOT AGREE\n" };
+        }
         for (index, node) in self.per_node.iter().enumerate() {
             out += &format!(
                 "  node {index:<2} {}  height {}  peers {}  {:.0} MiB{}\n",
@@ -298,6 +314,7 @@ pub async fn report(
             p50_ms: summary.p50_ms,
             p99_ms: summary.p99_ms,
         },
+        orders: None,
         per_node,
         tx_height: summary.highest,
     })
@@ -330,6 +347,7 @@ mod tests {
                 p50_ms: Some(540.5),
                 p99_ms: None,
             },
+            orders: None,
             per_node: vec![node.clone(), node],
             tx_height: 28,
         }
