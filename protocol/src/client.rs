@@ -24,6 +24,7 @@ macro_rules! expect_answer {
     };
 }
 
+mod book;
 mod calls;
 mod compare;
 mod contract;
@@ -37,6 +38,7 @@ use ghost_frames::{Code, EncodedFrame, Frame, StreamType, writer::Payload};
 use ghost_proto::{BlockId, GenesisId, Multiaddr, PeerId, message};
 
 pub use self::{
+    book::{Book, BookFault, BookQuery, BookUpdate, LocalBook},
     compare::{CompareError, Compared, SignedAnswer},
     contract::{ContractCode, Estimate, Log, LogFilter, LogPage, LogPlace, LogQuery, ReceiptAt, Simulated},
     follow::{Batch, Cursor, FollowFrom, FollowStream, FollowedReceipt, Position, Subscription},

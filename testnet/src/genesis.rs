@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::orders;
 use ghost_node::{
     cli::{output::Failure, tx::send::Sender},
     config::commented_file,
@@ -51,6 +52,8 @@ pub enum Purpose {
     Client,
     /// Reporting prices.
     Publisher,
+    /// An account that trades.
+    Trader,
 }
 
 /// The key for a purpose: ChaCha12 from the seed, one stream for each purpose and index.
@@ -99,9 +102,11 @@ impl Plan {
             block_gas_max: BLOCK_GAS_MAX,
             block_bytes_max: BLOCK_BYTES_MAX,
             authorities: AuthoritySet::new(authorities)?,
-            markets: Default::default(),
+            markets: orders::markets(self.seed),
             allocation: (0..self.accounts)
-                .map(|n| (key(self.seed, Purpose::Account, n).address(), BALANCE))
+                .map(|n| key(self.seed, Purpose::Account, n))
+                .chain((0..orders::TRADERS).map(|n| orders::trader(self.seed, n)))
+                .map(|key| (key.address(), BALANCE))
                 .collect(),
             feeds: crate::prices::feeds(self.seed, self.publishers),
         };

@@ -16,6 +16,7 @@ pub mod adversary;
 pub mod bench;
 pub mod drill;
 pub mod genesis;
+pub mod orders;
 pub mod payloads;
 pub mod prices;
 pub mod report;

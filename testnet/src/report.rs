@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::{task::JoinSet, time};
 
 use crate::{
+    orders::OrdersReport,
     stop::Stop,
     prices::Prices,
     traffic::{Reported, Summary, Tracker},
@@ -51,6 +52,9 @@ pub struct Report {
     /// Prices; of a network that has publishers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prices: Option<Prices>,
+    /// Orders, if there was such traffic.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub orders: Option<OrdersReport>,
     /// By node.
     pub per_node: Vec<PerNode>,
     /// Height of the highest block with a transaction of ours.
@@ -129,6 +133,9 @@ impl Report {
         if missing > 0 {
             all.push(format!("{missing} accepted transactions are not in a block of every node"));
         }
+        if self.orders.as_ref().is_some_and(|orders| !orders.books_agree) {
+            all.push("the nodes do not agree on the books of their markets".into());
+        }
         if self.finalized < self.tx_height {
             all.push(format!(
                 "height {} is final, and accepted transactions stand as high as {}: finality does not follow",
@@ -172,6 +179,15 @@ impl Report {
                     feed.committed.as_deref().unwrap_or("none"),
                 );
             }
+        }
+        if let Some(orders) = &self.orders {
+            for market in &orders.markets {
+                out += &format!(
+                    "  market {:<11} {} orders placed, {} trades, {} orders rest\n",
+                    market.market, market.placed, market.trades, market.resting
+                );
+            }
+            out += if orders.books_agree { "  all books agree\n" } else { "  the books DO NOT AGREE\n" };
         }
         for (index, node) in self.per_node.iter().enumerate() {
             out += &format!(
@@ -324,6 +340,7 @@ pub async fn report(
             p99_ms: summary.p99_ms,
         },
         prices: None,
+        orders: None,
         per_node,
         tx_height: summary.highest,
     })
@@ -357,6 +374,7 @@ mod tests {
                 p99_ms: None,
             },
             prices: None,
+            orders: None,
             per_node: vec![node.clone(), node],
             tx_height: 28,
         }

@@ -10,6 +10,7 @@ pub mod connect;
 mod contract;
 mod doctor;
 pub mod init;
+pub mod market;
 pub mod output;
 mod peers;
 mod price;
@@ -102,6 +103,16 @@ pub enum Command {
     Contract(contract::ContractArgs),
     /// Prices: list, get, follow, publish
     Price(price::PriceArgs),
+    /// The markets of the chain: best prices, volumes, steps
+    Markets(market::MarketsArgs),
+    /// Place orders, cancel and replace them, list those that rest
+    Order(market::OrderArgs),
+    /// The book of a market, once or as it changes
+    Book(market::BookArgs),
+    /// The trades of a market
+    Trades(market::TradesArgs),
+    /// What an account has of each asset
+    Balances(market::BalancesArgs),
     /// Balance and nonce of an account, code of a contract
     State(account::StateArgs),
     /// Make a key for an account, or show the address of one
@@ -196,6 +207,11 @@ fn dispatch(cli: Cli, out: &Out) -> Result<ExitCode, Failure> {
         Command::Block(args) => block_on(block::run(globals, args, out)),
         Command::Contract(args) => block_on(contract::run(globals, args, out)),
         Command::Price(args) => block_on(price::run(globals, args, out)),
+        Command::Markets(args) => block_on(market::markets(globals, &args, out)),
+        Command::Order(args) => block_on(market::order(globals, args, out)),
+        Command::Book(args) => block_on(market::book(globals, &args, out)),
+        Command::Trades(args) => block_on(market::trades(globals, &args, out)),
+        Command::Balances(args) => block_on(market::balances(globals, &args, out)),
         Command::State(args) => block_on(account::state(globals, &args, out)),
         Command::Wallet(args) => block_on(wallet::run(globals, args, out)),
     }

@@ -249,3 +249,207 @@ impl Source for Told {
         self.mark.encode()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use ghost_frames::{EncodedFrame, Frame, FrameReader, Payload, StreamType, feed::SnapshotReason};
+    use ghost_proto::{
+        FeedPosition,
+        market::{Market, OrderKind, Side},
+    };
+    use ghost_protocol::{
+        client::{BookUpdate, LocalBook},
+        feed::{Cursor, CursorLimits, FeedLimits, Next, Reader},
+    };
+
+    use super::*;
+    use crate::dex::{Accounts, Balance, Command};
+
+    const EPOCH: u64 = 1;
+
+    /// Everybody is rich.
+    struct Endless;
+
+    impl Accounts for Endless {
+        fn balance(&mut self, _: u16, _: &Address) -> Result<Balance, StoreError> {
+            Ok(Balance { free: 1 << 100, locked: 1 << 100 })
+        }
+        fn set_balance(&mut self, _: u16, _: &Address, _: Balance) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    /// A market and its feed, without a chain.
+    struct Stage {
+        market: MarketState,
+        feed: Feed,
+        told: Told,
+        book: OrderBook,
+        height: u64,
+        random: u64,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let rules = Market { base: 0, quote: 1, lot: 1, tick: 1, maker_fee_ppm: 0, taker_fee_ppm: 0 };
+            let origin = FeedPosition::origin(EPOCH, b"m");
+            let market = MarketState::new(rules, EPOCH, origin);
+            let mark = BookMark {
+                height: 0,
+                block: BlockId([0; 32]),
+                finalized: 0,
+                time_unix_ms: 0,
+                book_hash: [0; 32],
+            };
+            let told = Told::new(&Shows::Orders, &market, mark);
+            let feed = Feed::new(EPOCH, origin, FeedLimits::default());
+            Self { market, feed, told, book: OrderBook::default(), height: 0, random: 1 }
+        }
+
+        fn draw(&mut self, below: u64) -> u64 {
+            // Knuth's MMIX generator: only to have many different orders.
+            self.random =
+                self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.random >> 33) % below
+        }
+
+        /// A block of so many orders.
+        fn block(&mut self, orders: usize) {
+            self.height += 1;
+            let mut entries = Vec::new();
+            while entries.len() < orders {
+                let owner = Address([self.draw(200) as u8; 20]);
+                let side = if self.draw(2) == 0 { Side::Buy } else { Side::Sell };
+                let (ticks, lots) = (90 + self.draw(20), 1 + self.draw(50));
+                let newest = self.market.record().next_order;
+                let command = match self.draw(3) {
+                    0 => Command::Cancel { order: newest.saturating_sub(self.draw(20) + 1), leave: 0 },
+                    _ => Command::Place { side, kind: OrderKind::Limit, ticks, lots },
+                };
+                let owner = match command {
+                    Command::Cancel { order, .. } => {
+                        self.market.book().get(order).map_or(owner, |it| it.owner)
+                    }
+                    _ => owner,
+                };
+                let Ok(prepared) = self.market.prepare(owner, &command, 256) else { continue };
+                let done = self.market.settle(&prepared, &mut Endless, &Address([0; 20])).unwrap();
+                if !done.entry.is_empty() {
+                    entries.push(BookEntry { sender: owner, payload: done.entry, events: done.events });
+                }
+            }
+            let block = BookBlock { height: self.height, block: BlockId([0; 32]), time_unix_ms: 0, entries };
+            let events: Vec<_> = block.entries.iter().flat_map(|entry| entry.events.clone()).collect();
+            events.iter().for_each(|event| self.book.apply(event).unwrap());
+            let book = self.book.clone();
+            assert!(self.told.advance(&mut self.feed, &block, &book, 0));
+        }
+
+        /// What a subscriber gets with one turn, as frames.
+        fn send(&mut self, reader: &mut Reader, bytes_max: usize) -> Vec<EncodedFrame> {
+            match self.feed.next(reader, bytes_max) {
+                Next::Nothing => Vec::new(),
+                Next::Frames(frames) => frames,
+                Next::Snapshot(notice) => {
+                    let mut frames = vec![notice.to_frame()];
+                    frames.extend(self.feed.snapshot(|| self.told.snapshot()));
+                    frames
+                }
+            }
+        }
+    }
+
+    /// A subscriber as programs have it, and what it was told.
+    struct Subscriber {
+        reader: Reader,
+        cursor: Cursor,
+        local: LocalBook,
+        snapshots: Vec<SnapshotReason>,
+        entries: u64,
+    }
+
+    impl Subscriber {
+        fn new(stage: &Stage, now: Instant) -> Self {
+            Self {
+                reader: stage.feed.join(None).0,
+                cursor: Cursor::new(None, CursorLimits::default(), now),
+                local: LocalBook::default(),
+                snapshots: Vec::new(),
+                entries: 0,
+            }
+        }
+
+        /// Takes frames. The book's hash is checked at each of them, and that the book is not crossed.
+        fn take(&mut self, frames: Vec<EncodedFrame>, now: Instant) {
+            for frame in frames {
+                let mut reader = FrameReader::new(StreamType::Books);
+                reader.push(frame.bytes());
+                let frame: Frame = reader.next().unwrap().unwrap();
+                let before = self.cursor.place().map_or(0, |place| place.at.seq);
+                let Some(event) = self.cursor.handle(frame, now).unwrap() else { continue };
+                let after = self.cursor.place().unwrap().at.seq;
+                assert!(after >= before, "the sequence never goes back");
+                match self.local.take(event).unwrap() {
+                    BookUpdate::Snapshot { reason, .. } => self.snapshots.push(reason),
+                    BookUpdate::Changed { .. } => self.entries += after - before,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scenario_33_a_subscriber_that_drains_ten_a_second_of_five_thousand_is_conflated_and_right() {
+        let mut stage = Stage::new();
+        let start = Instant::now();
+        let mut fast = Subscriber::new(&stage, start);
+        let mut slow = Subscriber::new(&stage, start);
+        // A minute of virtual time: a block of 50 deltas every 10 ms, one message to the slow one every 100 ms.
+        for tick in 0..6_000u64 {
+            let now = start + Duration::from_millis(10 * tick);
+            stage.block(50);
+            let frames = stage.send(&mut fast.reader, usize::MAX);
+            fast.take(frames, now);
+            if tick % 10 == 0 {
+                let frames = stage.send(&mut slow.reader, 1);
+                slow.take(frames, now);
+            }
+            assert!(stage.feed.ring_bytes() <= FeedLimits::default().ring_bytes_max);
+        }
+        assert_eq!(fast.snapshots, [SnapshotReason::Begin], "the slow one costs the other nothing");
+        assert_eq!(fast.cursor.place().unwrap().at, stage.feed.at());
+        assert_eq!(fast.local.book(), &stage.book);
+        assert_eq!(slow.snapshots[0], SnapshotReason::Begin);
+        let conflated = &slow.snapshots[1..];
+        assert!(conflated.len() >= 5 && conflated.iter().all(|reason| *reason == SnapshotReason::Conflated));
+        assert!(slow.entries < fast.entries / 5);
+    }
+
+    #[test]
+    fn scenario_34_a_lost_frame_is_seen_with_the_next_one_and_made_good_by_resuming() {
+        let mut stage = Stage::new();
+        let now = Instant::now();
+        let mut it = Subscriber::new(&stage, now);
+        stage.block(20);
+        let frames = stage.send(&mut it.reader, usize::MAX);
+        it.take(frames, now);
+        stage.block(20);
+        drop(stage.send(&mut it.reader, usize::MAX));
+        stage.block(20);
+        let frame = stage.send(&mut it.reader, usize::MAX).remove(0);
+        let mut reader = FrameReader::new(StreamType::Books);
+        reader.push(frame.bytes());
+        let event = it.cursor.handle(reader.next().unwrap().unwrap(), now).unwrap().unwrap();
+        assert!(matches!(event, ghost_protocol::feed::Event::Gap { .. }), "{event:?}");
+        // At this peer or at another one that has the same feed.
+        let place = it.cursor.place();
+        it.cursor = Cursor::new(place, CursorLimits::default(), now);
+        it.reader = stage.feed.join(place).0;
+        let frames = stage.send(&mut it.reader, usize::MAX);
+        it.take(frames, now);
+        assert_eq!((it.snapshots.len(), it.local.book()), (1, &stage.book));
+        assert_eq!(it.cursor.place().unwrap().at, stage.market.record().position);
+    }
+}

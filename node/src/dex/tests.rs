@@ -313,7 +313,7 @@ fn random_orders_do_what_the_naive_model_does() {
     assert!(trades > 2_000 && failed > 500, "the flow has both: {trades} trades, {failed} refused");
 }
 
-/// `cargo test -p ghost-node --lib dex -- --ignored` takes about a minute.
+/// `cargo test -p ghost-node --lib dex -- --ignored` takes some minutes.
 #[test]
 #[ignore = "a million operations"]
 fn a_million_random_orders_do_what_the_naive_model_does() {

@@ -4,4 +4,5 @@ mod abuse;
 mod calls;
 mod compare;
 mod follow;
+mod markets;
 mod net;

@@ -10,7 +10,9 @@ use ghost_node::{
     store::MemoryStore,
 };
 use ghost_proto::{
-    Action, Address, AuthoritySet, EngineId, Genesis, KeyPair, Multiaddr, Outcome, Receipt, Transaction, TxId,
+    Action, Address, AuthoritySet, EngineId, Genesis, KeyPair, Markets, Multiaddr, Outcome, Receipt,
+    Transaction, TxId,
+    market::{Asset, Market},
 };
 use ghost_protocol::{
     Identity,
@@ -43,6 +45,13 @@ pub(crate) fn init(hex: &str) -> Bytes {
     [&[0x61, high, low, 0x80, 0x60, 12, 0x5f, 0x39, 0x5f, 0xf3, 0, 0], code.as_slice()].concat().into()
 }
 
+fn markets() -> Markets {
+    let allocation = (0..8).map(|n| (user(n).address(), 1 << 80)).collect();
+    let usd = Asset { symbol: "USD".into(), decimals: 6, allocation };
+    let market = Market { base: 0, quote: 1, lot: 10, tick: 2, maker_fee_ppm: 1_000, taker_fee_ppm: 2_000 };
+    Markets { assets: vec![usd], markets: vec![market] }
+}
+
 pub(crate) struct Net {
     pub(crate) genesis: Arc<Genesis>,
     pub(crate) nodes: Vec<RunningNode>,
@@ -61,7 +70,7 @@ impl Net {
             block_gas_max: 100_000_000,
             block_bytes_max: 1 << 20,
             authorities: AuthoritySet::new((0..count).map(|n| authority(n).public()).collect()).unwrap(),
-            markets: Default::default(),
+            markets: markets(),
             allocation: (0..8).map(|n| (user(n).address(), 1 << 80)).collect(),
             feeds: Vec::new(),
         });

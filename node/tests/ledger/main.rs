@@ -5,4 +5,5 @@ mod contracts;
 mod crash;
 mod follow;
 mod forks;
+mod markets;
 mod world;

@@ -76,6 +76,18 @@ macro_rules! calls {
             found(self.ask(&request.to_frame()).await.and_then(|answer| expect_answer!(answer.frame, BlockAnswer)))
         }
 
+        /// One market, or all with an empty name.
+        pub async fn markets(&self, market: &str) -> Result<message::MarketsAnswer, CallError> {
+            let request = message::MarketsRequest { market: market.into() };
+            expect_answer!(self.ask(&request.to_frame()).await?.frame, MarketsAnswer)
+        }
+
+        /// What an account has of each asset, free and in open orders.
+        pub async fn balances(&self, address: Address) -> Result<message::BalancesAnswer, CallError> {
+            let request = message::BalancesRequest { address: Bytes::copy_from_slice(&address.0) };
+            expect_answer!(self.ask(&request.to_frame()).await?.frame, BalancesAnswer)
+        }
+
         /// An account at the node's head. One that was never used has balance and nonce 0.
         pub async fn account(&self, address: Address) -> Result<message::AccountAnswer, CallError> {
             let request = message::AccountRequest { address: Bytes::copy_from_slice(&address.0) };

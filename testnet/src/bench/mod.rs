@@ -16,6 +16,7 @@ mod idle_memory;
 mod link;
 mod machine;
 mod prices;
+mod matching;
 mod report;
 mod wallet;
 
@@ -74,6 +75,8 @@ pub enum BenchName {
     Wallet,
     /// A price from publisher to subscriber over three hops
     Prices,
+    /// Random orders on one market, settled, beside the book alone
+    Matching,
     /// The server process of `idle-memory`
     #[value(hide = true)]
     HoldIdle,
@@ -105,20 +108,21 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 /// is a result, not an error.
 pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
     type Bench = fn(&BenchArgs) -> Result<Vec<Comparison>, BenchError>;
-    const BENCHES: [(BenchName, &str, Bench); 5] = [
+    const BENCHES: &[(BenchName, &str, Bench)] = &[
         (BenchName::Handshakes, "handshakes", handshakes::run),
         (BenchName::IdleMemory, "idle-memory", idle_memory::run),
         (BenchName::Frames, "frames", frames::run),
         (BenchName::HeadOfLine, "head-of-line", head_of_line::run),
         (BenchName::Wallet, "wallet", wallet::run),
         (BenchName::Prices, "prices", prices::run),
+        (BenchName::Matching, "matching", matching::run),
     ];
 
     if args.name == BenchName::HoldIdle {
         return idle_memory::hold(args);
     }
     let mut report = Report::begin(args);
-    for (name, text, bench) in BENCHES {
+    for (name, text, bench) in BENCHES.iter().copied() {
         if args.name == name || args.name == BenchName::All {
             tracing::info!(bench = text, "begins");
             report.add(text, bench(args)?);

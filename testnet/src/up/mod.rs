@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use crate::{
     genesis::{NODES_MAX, Plan, SEED_DEFAULT},
     prices::{PUBLISHERS_DEFAULT, Publishers},
+    orders::{self, ORDERS_MAX, Orders},
     report::{Report, report, settle},
     stop::Stop,
     traffic::{Pace, TPS_MAX, Tracker, Traffic, accounts_for, directory_of, lost_lane},
@@ -36,6 +37,7 @@ use network::{Network, Topology};
 const EXAMPLES: &str = "\
 Examples:
   testnet up
+  testnet up --orders 200 --for 30s             more trading
   testnet up --nodes 16 --tps 500 --for 60s --json
   testnet up --adversary eclipser=3 --adversary liar
   testnet up --dir /tmp/net --keep              homes and logs stay there
@@ -55,6 +57,9 @@ pub struct UpArgs {
     /// Transfers a second over all nodes, at most 20000
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=i64::from(TPS_MAX)))]
     pub tps: u32,
+    /// Orders a second over all markets, at most 2000
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(0..=i64::from(ORDERS_MAX)))]
+    pub orders: u32,
     /// Decides every key
     #[arg(long, value_name = "S", default_value_t = SEED_DEFAULT)]
     pub seed: u64,
@@ -142,6 +147,7 @@ async fn live(
     let (directory, addresses) = watch::channel(directory_of(network.nodes()));
     let pace = Pace { tps: args.tps, seed: args.seed, duration: args.duration };
     let mut traffic = Traffic::start(pace, network.plan().senders(), network.genesis(), addresses.clone());
+    let orders = Orders::start(args.orders, args.seed, &addresses);
     let tracker = traffic.tracker.clone();
     let _publishers =
         Publishers::start(args.seed, PUBLISHERS_DEFAULT, network.genesis(), &addresses);
@@ -178,6 +184,7 @@ async fn live(
     // They go before the count: what they hold back would only be waited for.
     drop(hostile);
     traffic.stop_lanes().await;
+    orders.stop().await;
     let traffic_time = begun.elapsed();
     out.remark("traffic ended; waiting until everything is in blocks and final");
     let (running, moment) = loop {
@@ -207,6 +214,9 @@ async fn live(
     let mut report = report(&running, &moment, &summary, &tracker.accepted_ids(), traffic_time).await?;
     report.prices =
         Some(crate::prices::read(&running, PUBLISHERS_DEFAULT, network.genesis(), moment.height()).await?);
+    if args.orders > 0 {
+        report.orders = Some(orders::report(&running).await?);
+    }
     for node in network.nodes() {
         if let Some(how) = &node.ended {
             let last = tracker.take_reported(node.index);
