@@ -3,7 +3,8 @@
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["contract", "hello", "market", "prices", "record", "rpc"].map(|name| format!("schema/{name}.proto"));
+    let files =
+        ["contract", "hello", "market", "prices", "record", "rpc"].map(|name| format!("schema/{name}.proto"));
     for file in &files {
         println!("cargo:rerun-if-changed={}", Path::new(file).display());
     }

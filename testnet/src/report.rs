@@ -12,8 +12,8 @@ use serde::Serialize;
 use tokio::{task::JoinSet, time};
 
 use crate::{
-    stop::Stop,
     prices::Prices,
+    stop::Stop,
     traffic::{Reported, Summary, Tracker},
     up::table::statuses,
 };

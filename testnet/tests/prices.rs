@@ -257,7 +257,11 @@ async fn a_subscriber_checks_every_report_and_goes_on_at_another_node_with_one_a
     let (events, ()) = tokio::join!(events_for(&mut stream, 2), publishing);
     let begun = |event: &&PriceEvent| matches!(event, PriceEvent::Begun { .. });
     assert_eq!(events.iter().filter(begun).count(), 1);
-    assert!(matches!(events[0], PriceEvent::Begun { reason: SnapshotReason::Diverged, .. }), "{:?}", events[0]);
+    assert!(
+        matches!(events[0], PriceEvent::Begun { reason: SnapshotReason::Diverged, .. }),
+        "{:?}",
+        events[0]
+    );
 
     // The publishers stop: by age, once, and the price is still there.
     let events = events_for(&mut stream, 10).await;

@@ -14,9 +14,9 @@ use ghost_frames::{
     sync, tx,
 };
 use ghost_proto::{
-    Address, AuthoritySet, Block, BlockBuilder, BlockId, Call, CallAnswer, Checkpoint, FinalityCertificate,
-    FeedSpec, Genesis, Header, KeyPair, Multiaddr, Outcome, PeerId, PeerRecord, Quote, Receipt, Report,
-    SignedTransaction, TxId, Vote, block, message as m,
+    Address, AuthoritySet, Block, BlockBuilder, BlockId, Call, CallAnswer, Checkpoint, FeedSpec,
+    FinalityCertificate, Genesis, Header, KeyPair, Multiaddr, Outcome, PeerId, PeerRecord, Quote, Receipt,
+    Report, SignedTransaction, TxId, Vote, block, message as m,
     price::{Equivocation, ReportFields},
     record,
     tx::{Action, Transaction},
@@ -902,12 +902,7 @@ impl World {
                 price::PriceEvidence(self.equivocation()),
                 "publisher 1 signed two prices for sequence 9",
             ),
-            sample(
-                "prices request",
-                Rpc,
-                m::PricesRequest { feeds: vec!["GHO/USD".into()] },
-                "of one feed",
-            ),
+            sample("prices request", Rpc, m::PricesRequest { feeds: vec!["GHO/USD".into()] }, "of one feed"),
             sample(
                 "prices answer",
                 Rpc,
@@ -927,7 +922,12 @@ impl World {
                 },
                 "two reports, nothing on the chain yet",
             ),
-            sample("price proof request", Rpc, m::PriceProofRequest { feed: "GHO/USD".into() }, "of one feed"),
+            sample(
+                "price proof request",
+                Rpc,
+                m::PriceProofRequest { feed: "GHO/USD".into() },
+                "of one feed",
+            ),
             sample(
                 "price proof",
                 Rpc,

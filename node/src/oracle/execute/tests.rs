@@ -72,8 +72,7 @@ fn empty() -> BlockState {
 }
 
 fn report(feed: u16, publisher: u16, price: i64, time_unix_ms: u64) -> Report {
-    let fields =
-        ReportFields { feed, publisher, sequence: time_unix_ms, time_unix_ms, price, confidence: 2 };
+    let fields = ReportFields { feed, publisher, sequence: time_unix_ms, time_unix_ms, price, confidence: 2 };
     Report::sign(fields, &genesis().id(), &key(publisher))
 }
 
