@@ -11,11 +11,11 @@ use crate::{
     ids::{Address, BlockId, GenesisId},
     keys::PublicKey,
     layout::put_var_bytes,
-    price::{self, FeedSpec},
     limits::{
         AUTHORITIES_MAX, BLOCK_BODY_BYTES_MAX, CHAIN_NAME_BYTES_MAX, SLOT_MS_MAX, SLOT_MS_MIN, TX_BYTES_MAX,
     },
     market::{AssetFile, MarketFile, Markets},
+    price::{self, FeedSpec},
 };
 
 /// A genesis that no chain can start from. The text says which value, and what is allowed.

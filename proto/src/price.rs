@@ -36,8 +36,8 @@ use crate::{
     keys::{BadSignature, Batch, Domain, KeyPair, PublicKey, SIGNATURE_LEN, Signature},
     layout::{Cursor, LayoutError, put_var_bytes},
     limits::{
-        PRICE_FEED_EXPONENT_MAX, PRICE_FEED_MAX_AGE_MS_MAX, PRICE_FEED_NAME_BYTES_MAX, PRICE_FEEDS_MAX, PRICE_EVIDENCE_PER_BATCH_MAX,
-        PUBLISHERS_MAX,
+        PRICE_EVIDENCE_PER_BATCH_MAX, PRICE_FEED_EXPONENT_MAX, PRICE_FEED_MAX_AGE_MS_MAX,
+        PRICE_FEED_NAME_BYTES_MAX, PRICE_FEEDS_MAX, PUBLISHERS_MAX,
     },
 };
 
@@ -58,13 +58,15 @@ pub const ORACLE_ADDRESS: Address =
 /// First topic of the log that a committed price leaves: Keccak-256 of
 /// `PriceUpdated(bytes32,int64,uint64,int32,uint64)`.
 pub const PRICE_UPDATED_TOPIC: [u8; 32] = [
-    0x70, 0x60, 0x93, 0xd7, 0x72, 0xa6, 0x29, 0x1d, 0x56, 0xa9, 0x42, 0x1f, 0xd2, 0xd0, 0x48, 0xa1, 0xc1, 0x56, 0xff, 0x80, 0xc3, 0x98, 0x2f, 0xcf, 0x7b, 0x8e, 0x05, 0x2e, 0xb7, 0x71, 0x56, 0xdf,
+    0x70, 0x60, 0x93, 0xd7, 0x72, 0xa6, 0x29, 0x1d, 0x56, 0xa9, 0x42, 0x1f, 0xd2, 0xd0, 0x48, 0xa1, 0xc1,
+    0x56, 0xff, 0x80, 0xc3, 0x98, 0x2f, 0xcf, 0x7b, 0x8e, 0x05, 0x2e, 0xb7, 0x71, 0x56, 0xdf,
 ];
 
 /// First topic of the log that the exclusion of a publisher leaves, with its index in the data: Keccak-256 of
 /// `PublisherExcluded(bytes32,uint16)`.
 pub const PUBLISHER_EXCLUDED_TOPIC: [u8; 32] = [
-    0xcb, 0x27, 0x52, 0xee, 0x84, 0x46, 0x87, 0xef, 0x5b, 0x3e, 0x61, 0x0e, 0x39, 0x52, 0x9e, 0x38, 0x89, 0x25, 0x99, 0x56, 0x80, 0xe1, 0xad, 0x65, 0x13, 0x2c, 0xf0, 0x61, 0x11, 0xa9, 0x34, 0x5b,
+    0xcb, 0x27, 0x52, 0xee, 0x84, 0x46, 0x87, 0xef, 0x5b, 0x3e, 0x61, 0x0e, 0x39, 0x52, 0x9e, 0x38, 0x89,
+    0x25, 0x99, 0x56, 0x80, 0xe1, 0xad, 0x65, 0x13, 0x2c, 0xf0, 0x61, 0x11, 0xa9, 0x34, 0x5b,
 ];
 
 /// What is said of a price, by whom, and when it counts. Declared in the genesis.
@@ -131,9 +133,7 @@ impl FeedSpec {
     pub fn deviates(&self, before: i64, now: i64) -> bool {
         let moved = (i128::from(now) - i128::from(before)).unsigned_abs();
         // 2^64 × 10,000 fits 128 bits.
-        moved > 0
-            && moved * 10_000
-                >= i128::from(before).unsigned_abs() * u128::from(self.deviation_bps)
+        moved > 0 && moved * 10_000 >= i128::from(before).unsigned_abs() * u128::from(self.deviation_bps)
     }
 
     /// The publisher with this key.
@@ -495,8 +495,8 @@ impl Quote {
         let spec = feeds.get(usize::from(self.feed)).ok_or(QuoteError::UnknownFeed(self.feed))?;
         for report in &self.reports {
             let key = spec.publishers.get(usize::from(report.publisher));
-            let key = key
-                .ok_or(QuoteError::UnknownPublisher { feed: self.feed, publisher: report.publisher })?;
+            let key =
+                key.ok_or(QuoteError::UnknownPublisher { feed: self.feed, publisher: report.publisher })?;
             if !known(report) {
                 report.verify(genesis, key)?;
             }

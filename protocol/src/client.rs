@@ -44,8 +44,8 @@ pub use self::{
     follow::{Batch, Cursor, FollowFrom, FollowStream, FollowedReceipt, Position, Subscription},
     pool::{NodeHealth, Pool, PoolConfig},
     prices::{
-        PriceCursor, PriceEvent, PriceList, PriceRow, PriceRules, PriceStream, PriceSubscription, PriceTicks, ProvenPrice,
-        age_of,
+        PriceCursor, PriceEvent, PriceList, PriceRow, PriceRules, PriceStream, PriceSubscription, PriceTicks,
+        ProvenPrice, age_of,
     },
 };
 use crate::{

@@ -169,7 +169,8 @@ mod tests {
     #[test]
     fn authorities_are_capped_and_every_account_has_money() {
         for (nodes, authorities) in [(1, 1), (4, 4), (16, 16), (17, 16), (64, 16)] {
-            let plan = Plan { seed: 1, nodes, accounts: 3, slot_ms: 1_000, spare_authorities: 0, publishers: 0 };
+            let plan =
+                Plan { seed: 1, nodes, accounts: 3, slot_ms: 1_000, spare_authorities: 0, publishers: 0 };
             let genesis = plan.genesis(1_000_000).unwrap();
             assert_eq!(genesis.authorities.len(), authorities);
             for sender in plan.senders() {
@@ -181,7 +182,8 @@ mod tests {
     #[test]
     fn a_home_of_the_network_is_one_the_node_can_use() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = Plan { seed: 1, nodes: 17, accounts: 1, slot_ms: 500, spare_authorities: 0, publishers: 0 };
+        let plan =
+            Plan { seed: 1, nodes: 17, accounts: 1, slot_ms: 500, spare_authorities: 0, publishers: 0 };
         let genesis = plan.genesis(1_000_000).unwrap();
         let first = plan.make_home(&dir.path().join("0"), 0, &genesis).unwrap();
         let last = plan.make_home(&dir.path().join("16"), 16, &genesis).unwrap();

@@ -157,7 +157,14 @@ pub async fn run(args: &PayloadsArgs, out: &Out, stop: &Stop) -> Result<ExitCode
     }
     // One account in eight payloads: an account's limit of waiting transactions is seldom reached.
     let accounts = u32::try_from(payloads.len() / 8).unwrap_or(u32::MAX).clamp(16, 10_000);
-    let plan = Plan { seed: args.seed, nodes: args.nodes, accounts, slot_ms: 1_000, spare_authorities: 0, publishers: 0 };
+    let plan = Plan {
+        seed: args.seed,
+        nodes: args.nodes,
+        accounts,
+        slot_ms: 1_000,
+        spare_authorities: 0,
+        publishers: 0,
+    };
     let mut network = Network::prepare(plan, args.dir.as_deref(), args.keep, None)?;
     let dir = network.dir().to_owned();
     let result = tokio::select! {

@@ -15,6 +15,7 @@ use crate::{
     orders::OrdersReport,
     stop::Stop,
     prices::Prices,
+    stop::Stop,
     traffic::{Reported, Summary, Tracker},
     up::table::statuses,
 };

@@ -19,7 +19,8 @@ use ghost_protocol::{
 use ghost_testnet::genesis::{Plan, Purpose, key};
 use tokio::time::{Instant, sleep};
 
-const PLAN: Plan = Plan { seed: 5, nodes: 1, accounts: 4, slot_ms: 1_000, spare_authorities: 0, publishers: 0 };
+const PLAN: Plan =
+    Plan { seed: 5, nodes: 1, accounts: 4, slot_ms: 1_000, spare_authorities: 0, publishers: 0 };
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Of a chain whose only authority is not here: nothing is ever included.

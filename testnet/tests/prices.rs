@@ -2,9 +2,12 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use ghost_frames::{Payload, StreamType, price::PriceReport};
+use ghost_frames::{Payload, StreamType, feed::SnapshotReason, price::PriceReport};
 use ghost_node::oracle::state::{is_excluded_at, price_at};
 use ghost_proto::{Report, price::ReportFields};
+use ghost_protocol::client::{
+    CallError, Client, ClientConfig, Connector, PriceEvent, PriceRules, PriceStream,
+};
 use ghost_testnet::{
     adversary::Role,
     prices::{publisher_key, reports},
@@ -188,4 +191,149 @@ async fn scenario_32_a_price_equivocator_is_found_by_all_told_of_once_and_exclud
     for reading in &readings {
         assert!(reading.bans.iter().all(|(peer, _)| *peer == liar.peer_id), "{:?}", reading.bans);
     }
+}
+
+/// A client of the simulated network, connected to a node.
+async fn client(network: &mut SimNetwork, id: NodeId) -> Client {
+    let seat = network.seat();
+    let config = ClientConfig::new(seat.identity.clone());
+    let connector = Connector::with_socket(config, seat.socket()).unwrap();
+    connector.connect(&network.multiaddr(id)).await.unwrap()
+}
+
+/// The events of some time.
+async fn events_for(stream: &mut PriceStream, seconds: u64) -> Vec<PriceEvent> {
+    let mut events = Vec::new();
+    let over = sleep(Duration::from_secs(seconds));
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            event = stream.next() => events.push(event.unwrap()),
+            () = &mut over => return events,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_checks_every_report_and_goes_on_at_another_node_with_one_announced_snapshot() {
+    let mut network = SimNetwork::start(plan(5)).await.unwrap();
+    let mut rng = ChaCha12Rng::seed_from_u64(4);
+    sleep(3 * SECOND).await;
+    run(&network, 5, 2, &mut rng).await;
+    let rules = PriceRules::of(network.genesis());
+    // Node 5 is nobody's entrance.
+    let first = client(&mut network, NodeId(5)).await;
+    let mut stream = first.follow_price(&rules, "BTC/USD", None).await.unwrap();
+    let publishing = run(&network, 5, 5, &mut rng);
+    let (events, ()) = tokio::join!(events_for(&mut stream, 5), publishing);
+    assert!(matches!(events[0], PriceEvent::Begun { reason: SnapshotReason::Begin, .. }), "{:?}", events[0]);
+    let prices = events.iter().filter(|event| matches!(event, PriceEvent::Price { .. })).count();
+    // The snapshot makes one price; then each of 4 reports, twice a second for 5 s, makes one.
+    assert_eq!((events.len(), prices), (42, 41));
+
+    // Its connection breaks and it comes back: nothing is missed, and nothing is said of it.
+    let cursor = stream.cursor().unwrap();
+    drop(stream);
+    first.close().await;
+    run(&network, 5, 1, &mut rng).await;
+    let again = client(&mut network, NodeId(5)).await;
+    let mut stream = again.follow_price(&rules, "BTC/USD", Some(cursor)).await.unwrap();
+    let events = events_for(&mut stream, 1).await;
+    assert_eq!(events.len(), 8, "{events:?}");
+    assert!(events.iter().all(|event| matches!(event, PriceEvent::Price { .. })));
+
+    // The node falls: another one goes on, with one snapshot that is announced.
+    let cursor = stream.cursor();
+    network.crash(NodeId(5)).unwrap();
+    let error = loop {
+        if let Err(error) = stream.next().await {
+            break error;
+        }
+    };
+    assert!(matches!(error, CallError::Request(_)), "{error}");
+    let other = client(&mut network, NodeId(4)).await;
+    let mut stream = other.follow_price(&rules, "BTC/USD", cursor).await.unwrap();
+    let publishing = run(&network, 5, 2, &mut rng);
+    let (events, ()) = tokio::join!(events_for(&mut stream, 2), publishing);
+    let begun = |event: &&PriceEvent| matches!(event, PriceEvent::Begun { .. });
+    assert_eq!(events.iter().filter(begun).count(), 1);
+    assert!(
+        matches!(events[0], PriceEvent::Begun { reason: SnapshotReason::Diverged, .. }),
+        "{:?}",
+        events[0]
+    );
+
+    // The publishers stop: by age, once, and the price is still there.
+    let events = events_for(&mut stream, 10).await;
+    let [PriceEvent::Stale { age }] = events[..] else { panic!("{events:?}") };
+    let max = Duration::from_millis(rules.feed("BTC/USD").unwrap().1.max_age_ms);
+    assert!(age > max && age <= max + 2 * SECOND, "{age:?}");
+    assert!(stream.price().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_come_at_their_rate_and_repeat_what_stands_still() {
+    let mut network = SimNetwork::start(plan(5)).await.unwrap();
+    let mut rng = ChaCha12Rng::seed_from_u64(5);
+    sleep(3 * SECOND).await;
+    run(&network, 5, 1, &mut rng).await;
+    let client = client(&mut network, NodeId(5)).await;
+    assert!(client.price_ticks(&["GHO/USD"], 7).await.is_err(), "7 ms is no rate");
+    assert!(client.price_ticks(&["NONE"], 50).await.is_err());
+    let mut rules = PriceRules::of(network.genesis());
+    let mut quick = client.price_ticks(&["GHO/USD"], 1).await.unwrap();
+    let mut slow = client.price_ticks(&["GHO/USD", "BTC/USD"], 1_000).await.unwrap();
+    let counting = async {
+        let (mut quick_count, mut slow_count) = (0, 0);
+        let over = sleep(5 * SECOND);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                quote = quick.next() => {
+                    rules.price(&quote.unwrap().unwrap()).unwrap();
+                    quick_count += 1;
+                }
+                quote = slow.next() => {
+                    rules.price(&quote.unwrap().unwrap()).unwrap();
+                    slow_count += 1;
+                }
+                () = &mut over => return (quick_count, slow_count),
+            }
+        }
+    };
+    let (counts, ()) = tokio::join!(counting, run(&network, 5, 5, &mut rng));
+    // Ten rounds of four reports that come by different ways, so in one to four bunches.
+    assert!((10..=44).contains(&counts.0), "{counts:?}");
+    assert!((8..=12).contains(&counts.1), "two feeds, once a second: {counts:?}");
+    // Nothing new any more: once a second all the same.
+    let (mut repeats, over) = (0, sleep(5 * SECOND));
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            _ = quick.next() => repeats += 1,
+            () = &mut over => break,
+        }
+    }
+    assert!((4..=6).contains(&repeats), "{repeats}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_light_subscriber_proves_the_committed_price_by_the_genesis_alone() {
+    let mut network = SimNetwork::start(plan(5)).await.unwrap();
+    let mut rng = ChaCha12Rng::seed_from_u64(6);
+    sleep(3 * SECOND).await;
+    let genesis = network.genesis().clone();
+    let client = client(&mut network, NodeId(5)).await;
+    assert_eq!(client.price_proof(&genesis, "GHO/USD").await.unwrap(), None);
+    run(&network, 5, 6, &mut rng).await;
+    let fresh = client.price_proof(&genesis, "GHO/USD").await.unwrap().unwrap();
+    let committed = client.prices(&["GHO/USD"]).await.unwrap().prices[0].committed.unwrap();
+    assert_eq!((fresh.price, fresh.height), (committed.aggregate.price, committed.height));
+    assert_eq!(fresh.time_unix_ms, committed.aggregate.time_unix_ms);
+    // Finality follows two blocks behind.
+    sleep(5 * SECOND).await;
+    assert!(client.price_proof(&genesis, "GHO/USD").await.unwrap().unwrap().finalized);
+    // By another genesis it proves nothing.
+    let other = ghost_proto::Genesis { chain_id: 1, ..(*genesis).clone() };
+    assert!(client.price_proof(&other, "GHO/USD").await.is_err());
 }

@@ -117,6 +117,9 @@ fn scenario_44_up_and_down_again_and_again_leaves_nothing_and_keys_follow_the_se
         let (output, report) = up(&home, "11");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "round {round}: {stderr}\n{report}");
+        let prices = &report["prices"];
+        assert_eq!((&prices["nodes_agree"], &prices["stale"]), (&Value::Bool(true), &0.into()), "{prices}");
+        assert_eq!(prices["feeds"].as_array().map(Vec::len), Some(2), "{prices}");
         assert_eq!(processes_of(&home), [] as [u32; 0], "round {round}: a process is left");
         assert_free(&ports_in(&stderr));
         assert_eq!(report["heads_agree"], true);

@@ -87,16 +87,10 @@ fn scenario_06_the_limit_of_a_skipped_frame_is_kept_from_both_sides() {
 /// no bytes mean that all fields have their defaults.
 fn may_be_empty(kind: Kind) -> bool {
     let name = frame::info(kind).unwrap().name;
-    let fixed = [
-        "CallRequest",
-        "CallAnswer",
-        "SimulateRequest",
-        "EstimateRequest",
-        "PriceReport",
-        "PriceEvidence",
-    ]
-    .contains(&name)
-        || name.starts_with("Feed");
+    let fixed =
+        ["CallRequest", "CallAnswer", "SimulateRequest", "EstimateRequest", "PriceReport", "PriceEvidence"]
+            .contains(&name)
+            || name.starts_with("Feed");
     kind.0 == 0x00
         || kind.0 >= 0x60 && !fixed && !(0xb0..0xd0).contains(&kind.0)
         || ["Transactions", "Headers", "CertificateRequest", "Peers", "DialBackRequest", "PresenceAnswer"]

@@ -39,7 +39,13 @@ pub(crate) fn any_of(name: &str) -> BoxedStrategy<Frame> {
         "PricesRequest" => boxed(names().prop_map(|feeds| m::PricesRequest { feeds })),
         "PricesAnswer" => {
             let row = (any::<u32>(), bytes(0..300), bytes(0..900), bytes(0..46), any::<u32>()).prop_map(
-                |(feed, spec, quote, committed, flagged)| m::PriceRow { feed, spec, quote, committed, flagged },
+                |(feed, spec, quote, committed, flagged)| m::PriceRow {
+                    feed,
+                    spec,
+                    quote,
+                    committed,
+                    flagged,
+                },
             );
             boxed(
                 (any::<u64>(), vec(row, 0..=PRICE_FEEDS_MAX))
@@ -48,15 +54,14 @@ pub(crate) fn any_of(name: &str) -> BoxedStrategy<Frame> {
         }
         "PriceProofRequest" => boxed("[A-Z/]{1,32}".prop_map(|feed| m::PriceProofRequest { feed })),
         "PriceProof" => boxed(
-            (vec(bytes(227), 0..20), bytes(0..500), any::<u32>(), vec(bytes(32), 0..20), bytes(0..300)).prop_map(
-                |(headers, receipt, index, path, certificate)| m::PriceProof {
+            (vec(bytes(227), 0..20), bytes(0..500), any::<u32>(), vec(bytes(32), 0..20), bytes(0..300))
+                .prop_map(|(headers, receipt, index, path, certificate)| m::PriceProof {
                     headers,
                     receipt,
                     index,
                     path,
                     certificate,
-                },
-            ),
+                }),
         ),
         "PublishRequest" => boxed(
             vec(bytes(100), 0..=PRICE_PUBLISH_REPORTS_MAX).prop_map(|reports| m::PublishRequest { reports }),
@@ -64,24 +69,26 @@ pub(crate) fn any_of(name: &str) -> BoxedStrategy<Frame> {
         "PublishAnswer" => {
             let result = (any::<bool>(), "[a-z ]{0,80}")
                 .prop_map(|(taken, reason)| m::PublishResult { taken, reason });
+            boxed(vec(result, 0..=PRICE_PUBLISH_REPORTS_MAX).prop_map(|results| m::PublishAnswer { results }))
+        }
+        "PriceTicksRequest" => {
             boxed(
-                vec(result, 0..=PRICE_PUBLISH_REPORTS_MAX).prop_map(|results| m::PublishAnswer { results }),
+                (names(), any::<u32>(), any::<u64>())
+                    .prop_map(|(feeds, rate_ms, token)| m::PriceTicksRequest { feeds, rate_ms, token }),
             )
         }
-        "PriceTicksRequest" => boxed(
-            (names(), any::<u32>(), any::<u64>())
-                .prop_map(|(feeds, rate_ms, token)| m::PriceTicksRequest { feeds, rate_ms, token }),
-        ),
         "PriceTicksAnswer" => boxed(
             (vec(any::<u32>(), 0..=PRICE_FEEDS_MAX), any::<u64>())
                 .prop_map(|(feeds, time_unix_ms)| m::PriceTicksAnswer { feeds, time_unix_ms }),
         ),
-        "PriceFollowRequest" => boxed(
-            ("[A-Z/]{0,32}", option::of((any::<u64>(), any::<u64>(), bytes(0..33)))).prop_map(|(feed, place)| {
-                let resume = place.map(|(epoch, seq, hash)| m::FeedPlace { epoch, seq, hash });
-                m::PriceFollowRequest { feed, resume }
-            }),
-        ),
+        "PriceFollowRequest" => {
+            boxed(("[A-Z/]{0,32}", option::of((any::<u64>(), any::<u64>(), bytes(0..33)))).prop_map(
+                |(feed, place)| {
+                    let resume = place.map(|(epoch, seq, hash)| m::FeedPlace { epoch, seq, hash });
+                    m::PriceFollowRequest { feed, resume }
+                },
+            ))
+        }
         other => crate::markets::any_of(other),
     }
 }

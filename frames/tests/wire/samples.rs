@@ -987,12 +987,7 @@ impl World {
                 price::PriceEvidence(self.equivocation()),
                 "publisher 1 signed two prices for sequence 9",
             ),
-            sample(
-                "prices request",
-                Rpc,
-                m::PricesRequest { feeds: vec!["GHO/USD".into()] },
-                "of one feed",
-            ),
+            sample("prices request", Rpc, m::PricesRequest { feeds: vec!["GHO/USD".into()] }, "of one feed"),
             sample(
                 "prices answer",
                 Rpc,
@@ -1012,7 +1007,12 @@ impl World {
                 },
                 "two reports, nothing on the chain yet",
             ),
-            sample("price proof request", Rpc, m::PriceProofRequest { feed: "GHO/USD".into() }, "of one feed"),
+            sample(
+                "price proof request",
+                Rpc,
+                m::PriceProofRequest { feed: "GHO/USD".into() },
+                "of one feed",
+            ),
             sample(
                 "price proof",
                 Rpc,

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use ghost_frames::compact::{COMPACT_ID_LEN, CompactBlock, PlacedTransaction};
 use ghost_proto::{
-    Action, Block, BlockId, Header, SignedTransaction, TxId, layout::varint_len, limits::COMPACT_PREFILL_BYTES_MAX,
+    Action, Block, BlockId, Header, SignedTransaction, TxId, layout::varint_len,
+    limits::COMPACT_PREFILL_BYTES_MAX,
 };
 use siphasher::sip::SipHasher13;
 

@@ -89,12 +89,19 @@ pub(super) fn run(globals: &Globals, args: &AccountArgs, out: &Out) -> Result<Ex
             };
             let key = fresh_key()?;
             write_key_file(&path, &key)?;
-            out.answer(&json!({ "address": key.address().to_string(), "key_file": path }), key.address())
+            let value = json!({
+                "address": key.address().to_string(),
+                "public_key": key.public().to_string(),
+                "key_file": path,
+            });
+            out.answer(&value, key.address())
         }
         AccountCommand::Address { key } => {
             let home = Home::open(globals.home_root()).ok();
-            let address = signing_key(key.as_ref(), home.as_ref())?.address();
-            out.answer(&json!({ "address": address.to_string() }), address)
+            let key = signing_key(key.as_ref(), home.as_ref())?;
+            let address = key.address();
+            let value = json!({ "address": address.to_string(), "public_key": key.public().to_string() });
+            out.answer(&value, address)
         }
         AccountCommand::List => {
             let home = Home::open(globals.home_root())?;

@@ -233,7 +233,11 @@ async fn get(connected: &Connected, feed: &str, proof: bool, out: &Out) -> Resul
     let mut value = row_json(&row, price.as_ref(), list.time_unix_ms);
     let spec = &row.spec;
     let mut text = match &price {
-        None => format!("{feed}: no price yet; {} of {} publishers must report\n", spec.quorum, spec.publishers.len()),
+        None => format!(
+            "{feed}: no price yet; {} of {} publishers must report\n",
+            spec.quorum,
+            spec.publishers.len()
+        ),
         Some(price) => format!(
             "{feed}  {} ± {}\nage         {}\npublishers  {:?} of {}, quorum {}{}\n",
             decimal(price.price, spec.exponent),
@@ -242,11 +246,16 @@ async fn get(connected: &Connected, feed: &str, proof: bool, out: &Out) -> Resul
             bits(price.used),
             spec.publishers.len(),
             spec.quorum,
-            if price.outliers == 0 { String::new() } else { format!(", left out {:?}", bits(price.outliers)) },
+            if price.outliers == 0 {
+                String::new()
+            } else {
+                format!(", left out {:?}", bits(price.outliers))
+            },
         ),
     };
     if row.flagged != 0 {
-        text += &format!("FLAGGED     publishers {:?} signed two prices for one sequence\n", bits(row.flagged));
+        text +=
+            &format!("FLAGGED     publishers {:?} signed two prices for one sequence\n", bits(row.flagged));
     }
     match &row.committed {
         None => text += "committed   nothing yet\n",
@@ -348,7 +357,8 @@ async fn follow_all(
     let (sender, mut events) = mpsc::channel(64);
     let mut tasks = tokio::task::JoinSet::new();
     for name in feeds {
-        let (mut subscription, sender, name) = (pool.follow_price(&rules, name), sender.clone(), name.clone());
+        let (mut subscription, sender, name) =
+            (pool.follow_price(&rules, name), sender.clone(), name.clone());
         tasks.spawn(async move {
             loop {
                 let event = subscription.next().await;
@@ -381,7 +391,9 @@ async fn follow_all(
             }
             PriceEvent::Flagged(publisher) => (
                 json!({ "feed": name, "flagged": publisher }),
-                format!("{name:<12} publisher {publisher} signed two prices for one sequence, and counts no more"),
+                format!(
+                    "{name:<12} publisher {publisher} signed two prices for one sequence, and counts no more"
+                ),
             ),
             PriceEvent::Stale { age } => (
                 json!({ "feed": name, "stale": true, "age_ms": age.as_millis() as u64 }),

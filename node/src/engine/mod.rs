@@ -20,8 +20,8 @@ pub use self::{
     evm::Evm,
     orders::{GAS_ORDER, GAS_PER_MATCH, Orders},
     rules::{
-        GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, gas_of_payload, gas_to_wait,
-        intrinsic_gas, intrinsic_gas_of_call,
+        GAS_PER_NONZERO_BYTE, GAS_PER_ZERO_BYTE, GAS_TRANSACTION, gas_of_payload, gas_to_wait, intrinsic_gas,
+        intrinsic_gas_of_call,
     },
     simulate::{
         CallResult, SHORT_GAS, SHORT_INSTRUCTIONS, SimulateError, Simulation, Stop, StopOnDrop, Until,

@@ -105,9 +105,7 @@ impl Prices {
     }
 
     fn key_of(spec: &FeedSpec, feed: u16, publisher: u16) -> Result<&PublicKey, PriceFault> {
-        spec.publishers
-            .get(usize::from(publisher))
-            .ok_or(PriceFault::UnknownPublisher { feed, publisher })
+        spec.publishers.get(usize::from(publisher)).ok_or(PriceFault::UnknownPublisher { feed, publisher })
     }
 
     /// Checks a quote by everything but the state.

@@ -142,8 +142,7 @@ pub(crate) struct Publishing(pub(crate) mpsc::Sender<ToOracle>);
 impl Publishing {
     /// Parses, hands over, and says what became of each.
     pub(crate) async fn publish(&self, reports: Vec<Bytes>) -> message::PublishAnswer {
-        let parsed: Vec<_> =
-            reports.into_iter().take(PRICE_PUBLISH_REPORTS_MAX).map(Report::parse).collect();
+        let parsed: Vec<_> = reports.into_iter().take(PRICE_PUBLISH_REPORTS_MAX).map(Report::parse).collect();
         let (done, verdicts) = oneshot::channel();
         let good = parsed.iter().filter_map(|report| report.as_ref().ok()).copied().collect();
         // Both fail only while the node stops.

@@ -7,13 +7,13 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ghost_frames::{Code, Frame, Payload, price::PriceTick};
-use ghost_protocol::feed::{Feed, FeedLimits, Hub, Place, Source};
 use ghost_proto::{
     FeedPosition, Genesis, Quote, Report,
     limits::{HEADERS_PER_ANSWER_MAX, PRICE_FEEDS_MAX},
     merkle, message,
     price::{CommittedPrice, Equivocation, ORACLE_ADDRESS, PRICE_UPDATED_TOPIC, feed_key},
 };
+use ghost_protocol::feed::{Feed, FeedLimits, Hub, Place, Source};
 use ghost_protocol::{Session, inbox::Asked, request::Responder};
 use tokio::{
     sync::{mpsc, watch},
@@ -93,12 +93,7 @@ impl PriceFeeds {
         });
     }
 
-    async fn serve(
-        self,
-        genesis: Arc<Genesis>,
-        request: message::PriceFollowRequest,
-        responder: Responder,
-    ) {
+    async fn serve(self, genesis: Arc<Genesis>, request: message::PriceFollowRequest, responder: Responder) {
         let begun = feed_index(&genesis, &request.feed).and_then(|feed| {
             let place = |place: message::FeedPlace| {
                 let hash = place.hash.as_ref().try_into();
@@ -215,7 +210,8 @@ async fn ticks(
         }
         // Without a change there is nothing to look at until the oldest must be sent again.
         if rate < REPEAT_AFTER && !board.has_changed().unwrap_or(false) {
-            let oldest = sent.iter().map(|last| last.as_ref().map_or(now, |(_, at)| *at)).min().unwrap_or(now);
+            let oldest =
+                sent.iter().map(|last| last.as_ref().map_or(now, |(_, at)| *at)).min().unwrap_or(now);
             tokio::select! {
                 changed = board.changed() => {
                     if changed.is_err() {
@@ -280,7 +276,10 @@ pub(crate) fn prove(view: &HeadView, name: &str) -> Result<message::PriceProof, 
     let receipts = view.receipts(&header)?;
     let key = feed_key(name).unwrap_or_default();
     let index = receipts.iter().position(|receipt| {
-        receipt.logs.iter().any(|log| log.address == ORACLE_ADDRESS && log.topics == [PRICE_UPDATED_TOPIC, key])
+        receipt
+            .logs
+            .iter()
+            .any(|log| log.address == ORACLE_ADDRESS && log.topics == [PRICE_UPDATED_TOPIC, key])
     });
     let index = index.ok_or_else(gone)?;
     let encoded: Vec<_> = receipts.iter().map(ghost_proto::Receipt::encode).collect();

@@ -118,10 +118,10 @@ pub fn aggregate<'a>(
     let allowed = (OUTLIER_SPREADS * spread)
         .max(u128::from(middle.unsigned_abs()) * u128::from(spec.deviation_bps) / 10_000)
         .max(1);
-    let bits = |reports: &[&Report]| reports.iter().fold(0u16, |bits, report| bits | 1 << (report.publisher & 15));
-    let (left, outliers): (Vec<&Report>, Vec<&Report>) = fresh.into_iter().partition(|report| {
-        distance(report.price, middle) <= allowed
-    });
+    let bits =
+        |reports: &[&Report]| reports.iter().fold(0u16, |bits, report| bits | 1 << (report.publisher & 15));
+    let (left, outliers): (Vec<&Report>, Vec<&Report>) =
+        fresh.into_iter().partition(|report| distance(report.price, middle) <= allowed);
     if left.len() < needed {
         return Err(NoPrice::NoAgreement { agreeing: left.len(), needed });
     }

@@ -69,7 +69,8 @@ fn a_feed_round_trips_by_its_canonical_encoding() {
 #[test]
 fn evidence_is_two_signed_reports_that_exclude_each_other() {
     let sign = |sequence, price| {
-        let fields = ReportFields { feed: 0, publisher: 1, sequence, time_unix_ms: NOW, price, confidence: 0 };
+        let fields =
+            ReportFields { feed: 0, publisher: 1, sequence, time_unix_ms: NOW, price, confidence: 0 };
         Report::sign(fields, &GENESIS, &key(1))
     };
     assert_eq!(Equivocation::of(sign(1, 5), sign(1, 5)), None);

@@ -597,7 +597,13 @@ pub struct PriceSubscription {
 impl Pool {
     /// Every report of a feed, at whichever node is best.
     pub fn follow_price(&self, rules: &PriceRules, feed: &str) -> PriceSubscription {
-        PriceSubscription { pool: self.clone(), rules: rules.clone(), feed: feed.into(), cursor: None, stream: None }
+        PriceSubscription {
+            pool: self.clone(),
+            rules: rules.clone(),
+            feed: feed.into(),
+            cursor: None,
+            stream: None,
+        }
     }
 }
 

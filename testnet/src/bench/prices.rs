@@ -120,6 +120,7 @@ fn genesis(publisher: &KeyPair, authority: &KeyPair) -> Result<Genesis, BenchErr
         block_bytes_max: 1 << 20,
         authorities: AuthoritySet::new(vec![authority.public()]).doing("making a chain")?,
         allocation: BTreeMap::new(),
+        markets: Default::default(),
         feeds: vec![FeedSpec {
             name: "BENCH".into(),
             exponent: 0,
@@ -146,6 +147,8 @@ async fn node(genesis: Arc<Genesis>) -> Result<RunningNode, BenchError> {
         sockets: vec![Socket::Bind(bare::LOOPBACK)],
         clock: Clock::System,
         seed: None,
+        control: None,
+        tor: None,
     })
     .await
     .doing("starting a node")

@@ -131,6 +131,8 @@ async fn node(store: Arc<dyn ChainStore>) -> Result<RunningNode, BenchError> {
         block_bytes_max: 1 << 20,
         authorities: AuthoritySet::new(vec![authority.public()]).doing("naming an authority")?,
         allocation: Default::default(),
+        markets: Default::default(),
+        feeds: Vec::new(),
     };
     let mut config = Config::default();
     config.network.discovery = false;
@@ -147,6 +149,8 @@ async fn node(store: Arc<dyn ChainStore>) -> Result<RunningNode, BenchError> {
         sockets: vec![Socket::Bind(bare::LOOPBACK)],
         clock: Clock::System,
         seed: None,
+        control: None,
+        tor: None,
     })
     .await
     .doing("starting a node")

@@ -149,8 +149,7 @@ async fn live(
     let mut traffic = Traffic::start(pace, network.plan().senders(), network.genesis(), addresses.clone());
     let orders = Orders::start(args.orders, args.seed, &addresses);
     let tracker = traffic.tracker.clone();
-    let _publishers =
-        Publishers::start(args.seed, PUBLISHERS_DEFAULT, network.genesis(), &addresses);
+    let _publishers = Publishers::start(args.seed, PUBLISHERS_DEFAULT, network.genesis(), &addresses);
     let hostile = adversaries::start_all(network, &args.adversaries)?;
     let begun = Instant::now();
     let over = async {

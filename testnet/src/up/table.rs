@@ -54,13 +54,7 @@ impl Row {
     }
 }
 
-fn render(
-    rows: &[Row],
-    up: &[bool],
-    prices: Option<&str>,
-    tracker: &Tracker,
-    elapsed: Duration,
-) -> String {
+fn render(rows: &[Row], up: &[bool], prices: Option<&str>, tracker: &Tracker, elapsed: Duration) -> String {
     let mut table = Table::new(["NODE", "HEIGHT", "HEAD", "FINAL", "PEERS", "TX/S", "MEMPOOL", "MEMORY"]);
     for (index, row) in rows.iter().enumerate() {
         let Some(status) = &row.status else {

@@ -47,6 +47,7 @@ fn genesis() -> Genesis {
         block_bytes_max: 1 << 20,
         authorities: AuthoritySet::new(vec![proposer().public()]).unwrap(),
         allocation: BTreeMap::new(),
+        markets: Default::default(),
         feeds: vec![spec("GHO/USD"), spec("BTC/USD")],
     }
 }
@@ -68,12 +69,12 @@ fn empty() -> BlockState {
         snapshot: Snapshot::of_finalized(Records::new(Arc::new(MemoryStore::new()))),
         lthash: Arc::default(),
         changed: Arc::new([]),
+        dex: Default::default(),
     }
 }
 
 fn report(feed: u16, publisher: u16, price: i64, time_unix_ms: u64) -> Report {
-    let fields =
-        ReportFields { feed, publisher, sequence: time_unix_ms, time_unix_ms, price, confidence: 2 };
+    let fields = ReportFields { feed, publisher, sequence: time_unix_ms, time_unix_ms, price, confidence: 2 };
     Report::sign(fields, &genesis().id(), &key(publisher))
 }
 
