@@ -13,7 +13,6 @@ use tokio::{task::JoinSet, time};
 
 use crate::{
     orders::OrdersReport,
-    stop::Stop,
     prices::Prices,
     stop::Stop,
     traffic::{Reported, Summary, Tracker},

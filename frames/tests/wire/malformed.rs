@@ -139,7 +139,8 @@ fn scenario_07_trailing_bytes_are_an_error_in_every_kind() {
         // An empty record is an entry of a list of records: the next test of a record refuses it. And a
         // list of indexes goes on with the next one, a list of payloads with an empty one. Bytes to the end may be any:
         // what a presence record or an envelope is made of is for its reader to find out.
-        if ["Peers", "BlockTransactionsRequest", "FeedSnapshot", "FeedEntries", "FeedStep"].contains(&info.name)
+        if ["Peers", "BlockTransactionsRequest", "FeedSnapshot", "FeedEntries", "FeedStep"]
+            .contains(&info.name)
             || ["PresencePublish", "PresenceAnswer", "MailboxDeposit", "MailboxDelivery"].contains(&info.name)
         {
             assert!(verdict.is_ok());

@@ -152,6 +152,7 @@ prop_compose! {
         peers in vec((text(10), text(10), text(10), any::<u32>()), 0..10),
         listen in vec(text(60), 0..10), authority in option::of(any::<u32>()),
         refusals in vec((text(20), any::<u64>()), 0..20), relay in option::of(any::<[u64; 10]>()),
+        tor in option::of((text(10), any::<bool>(), any::<u32>())),
     ) -> m::Status {
         m::Status {
             version: texts.0, peer: blobs.0, genesis: blobs.1, chain_name: texts.1, chain_id: numbers[0],
@@ -169,6 +170,9 @@ prop_compose! {
             alarms: vec![texts.2.clone(); 2],
             external_address: texts.2,
             relay: relay.map(relay_status).map(Box::new),
+            tor: tor.map(|(mode, ready, percent)| {
+                m::TorStatus { detail: mode.clone(), onion: mode.clone(), service: mode.clone(), mode, ready, percent }
+            }),
         }
     }
 }

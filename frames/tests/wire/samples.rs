@@ -18,9 +18,9 @@ use ghost_frames::{
     },
 };
 use ghost_proto::{
-    Address, AuthoritySet, Block, BlockBuilder, BlockId, Call, CallAnswer, Checkpoint, FinalityCertificate,
-    FeedSpec, Genesis, Header, KeyPair, MailboxAt, Multiaddr, Outcome, PeerId, PeerRecord, Presence,
-    PresenceBody, Quote, Receipt, Report, SignedTransaction, TxId, Vote, block, message as m,
+    Address, AuthoritySet, Block, BlockBuilder, BlockId, Call, CallAnswer, Checkpoint, FeedSpec,
+    FinalityCertificate, Genesis, Header, KeyPair, MailboxAt, Multiaddr, Outcome, PeerId, PeerRecord,
+    Presence, PresenceBody, Quote, Receipt, Report, SignedTransaction, TxId, Vote, block, message as m,
     price::{Equivocation, ReportFields},
     record,
     tx::{Action, Transaction},
@@ -302,6 +302,7 @@ impl World {
             relay: None,
             reachability: None,
             alarms: Vec::new(),
+            tor: None,
         }
     }
 

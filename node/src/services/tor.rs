@@ -88,6 +88,8 @@ pub(crate) struct Tor {
 
 impl Drop for Tor {
     fn drop(&mut self) {
+        // Without the feature there is no other way.
+        #[cfg_attr(not(feature = "tor"), allow(irrefutable_let_patterns))]
         if let Runs::Daemon { looking, .. } = &self.runs {
             looking.abort();
         }

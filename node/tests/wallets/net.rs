@@ -52,6 +52,8 @@ impl Net {
             block_bytes_max: 1 << 20,
             authorities: AuthoritySet::new((0..count).map(|n| authority(n).public()).collect()).unwrap(),
             allocation: (0..4).map(|n| (keys(n).address(), 1 << 60)).collect(),
+            markets: Default::default(),
+            feeds: Vec::new(),
         });
         let stores = (0..count).map(|_| Arc::new(MemoryStore::new())).collect();
         let mut net = Self { genesis, nodes: Vec::new(), stores, dir: tempfile::tempdir().unwrap() };
@@ -80,6 +82,8 @@ impl Net {
             sockets: vec![Socket::Bind(socket)],
             clock: Clock::System,
             seed: None,
+            control: None,
+            tor: None,
         })
         .await
         .unwrap()

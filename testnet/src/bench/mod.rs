@@ -15,8 +15,8 @@ mod head_of_line;
 mod idle_memory;
 mod link;
 mod machine;
-mod prices;
 mod matching;
+mod prices;
 mod report;
 mod wallet;
 

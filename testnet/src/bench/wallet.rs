@@ -271,7 +271,7 @@ impl Party {
     }
 
     fn moved(&self) -> u64 {
-        [&self.own, &self.bring].map(|client| client.session().udp_bytes()).iter().map(|(a, b)| a + b).sum()
+        [&self.own, &self.bring].map(|client| client.session().wire_bytes()).iter().map(|(a, b)| a + b).sum()
     }
 }
 
@@ -290,7 +290,8 @@ impl Pair {
         let presence = b.wallet.presence().cloned().ok_or("none").doing("reading a presence")?;
         a.wallet.open(presence, None, now(), &mut rand::rng()).doing("opening a channel")?;
         a.perform().await?;
-        for party in [&mut b, &mut a, &mut b] {
+        for of_b in [true, false, true] {
+            let party = if of_b { &mut b } else { &mut a };
             let (sequence, _) = party.receive().await?;
             party.acknowledge(sequence).await?;
         }

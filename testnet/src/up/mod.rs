@@ -26,8 +26,8 @@ use tokio::sync::watch;
 
 use crate::{
     genesis::{NODES_MAX, Plan, SEED_DEFAULT},
-    prices::{PUBLISHERS_DEFAULT, Publishers},
     orders::{self, ORDERS_MAX, Orders},
+    prices::{PUBLISHERS_DEFAULT, Publishers},
     report::{Report, report, settle},
     stop::Stop,
     traffic::{Pace, TPS_MAX, Tracker, Traffic, accounts_for, directory_of, lost_lane},

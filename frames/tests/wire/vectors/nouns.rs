@@ -88,6 +88,24 @@ fn transaction(name: &str, tx: &SignedTransaction) -> NounVector {
             fields["to"] = json!(to.to_string());
             fields["input"] = json!(hex::encode(input));
         }
+        Action::Place { market, side, kind, ticks, lots } => {
+            fields["market"] = json!(market);
+            fields["side"] = json!(side.code());
+            fields["kind"] = json!(kind.code());
+            fields["ticks"] = json!(ticks);
+            fields["lots"] = json!(lots);
+        }
+        Action::Cancel { market, order, leave } => {
+            fields["market"] = json!(market);
+            fields["order"] = json!(order);
+            fields["leave"] = json!(leave);
+        }
+        Action::Replace { market, order, ticks, lots } => {
+            fields["market"] = json!(market);
+            fields["order"] = json!(order);
+            fields["ticks"] = json!(ticks);
+            fields["lots"] = json!(lots);
+        }
         Action::Prices { batch } => fields["batch"] = json!(hex::encode(batch)),
     }
     let unsigned = &tx.bytes()[..tx.bytes().len() - 64];
