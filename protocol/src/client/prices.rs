@@ -473,7 +473,7 @@ impl PriceStream {
         (self.known.reports, self.known.flagged) = (Vec::new(), 0);
         let Some((count, rest)) = bytes.split_first() else { return Ok(()) };
         let reports = usize::from(*count) * REPORT_LEN;
-        if rest.len() < reports || (rest.len() - reports) % EQUIVOCATION_LEN != 0 {
+        if rest.len() < reports || !(rest.len() - reports).is_multiple_of(EQUIVOCATION_LEN) {
             return Err(nonsense("a snapshot of a price feed"));
         }
         let (reports, evidence) = rest.split_at(reports);
