@@ -23,7 +23,7 @@ use toml::de::{DeTable, DeValue};
 use crate::logging;
 
 pub use address::{listen_socket, parse_listen, parse_node, parse_peer};
-pub use schema::{Chain, Config, FIELDS, Log, Mempool, Metrics, Network, Rpc, Store, Wallet};
+pub use schema::{Chain, Config, FIELDS, Log, Mailbox, Mempool, Metrics, Network, Rpc, Store};
 pub use value::{Field, Kind, LogFormat, Role};
 
 /// Longest `config.toml` that is read, in bytes.

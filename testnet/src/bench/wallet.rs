@@ -134,7 +134,7 @@ async fn node(store: Arc<dyn ChainStore>) -> Result<RunningNode, BenchError> {
     };
     let mut config = Config::default();
     config.network.discovery = false;
-    config.wallet.open_bits = 8;
+    config.mailbox.open_bits = 8;
     start_parts(NodeParts {
         config,
         genesis: Arc::new(genesis),
