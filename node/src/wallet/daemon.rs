@@ -418,7 +418,7 @@ impl Daemon {
             let _ = worker.send(deposit);
         }
         for tx in output.submits {
-            let _ = self.chain.send(ToChain::Submit(tx));
+            let _ = self.chain.send(ToChain::Submit(tx.into()));
         }
         for id in output.watches {
             let _ = self.chain.send(ToChain::Watch(id));

@@ -286,7 +286,8 @@ impl Pair {
         let presence = b.wallet.presence().cloned().ok_or("none").doing("reading a presence")?;
         a.wallet.open(presence, None, now(), &mut rand::rng()).doing("opening a channel")?;
         a.perform().await?;
-        for party in [&mut b, &mut a, &mut b] {
+        for at_b in [true, false, true] {
+            let party = if at_b { &mut b } else { &mut a };
             let (sequence, _) = party.receive().await?;
             party.acknowledge(sequence).await?;
         }
