@@ -429,7 +429,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let rpc_asked = inbox.requests(StreamType::Rpc, 1024);
     let events_asked = inbox.requests(StreamType::Events, 64);
     let mailboxes =
-        wallet::limits(&config.wallet).map(|limits| (limits, inbox.requests(StreamType::Wallet, 256)));
+        wallet::limits(&config.mailbox).map(|limits| (limits, inbox.requests(StreamType::Wallet, 256)));
     let books_asked = inbox.requests(StreamType::Books, 64);
     let inbox = inbox.build();
     let serves = inbox.serves();

@@ -136,10 +136,6 @@ fn the_table_of_limits_is_the_code() {
         PRICE_AHEAD_MS_MAX,
         PRICE_PUBLISH_REPORTS_MAX,
         PRICE_EVIDENCE_PER_BATCH_MAX,
-        WALLET_MAILBOXES_MAX,
-        PRESENCE_BYTES_MAX,
-        ENVELOPE_BYTES_MAX,
-        GRANTS_PER_FRAME_MAX,
         FEED_PAYLOAD_BYTES_MAX,
         FEED_ENTRIES_PER_FRAME_MAX,
         FEED_FRAME_BYTES_MAX,
@@ -149,6 +145,10 @@ fn the_table_of_limits_is_the_code() {
         MARKETS_MAX,
         ASSETS_MAX,
         SYMBOL_BYTES_MAX,
+        WALLET_MAILBOXES_MAX,
+        PRESENCE_BYTES_MAX,
+        ENVELOPE_BYTES_MAX,
+        GRANTS_PER_FRAME_MAX,
     ];
     // None was forgotten: the source declares no other.
     let source = include_str!("../../../proto/src/limits.rs");

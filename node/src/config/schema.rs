@@ -165,9 +165,9 @@ settings! {
         size_mib: u64, Kind::Whole { min: 1, max: 4096, unit: "MiB" }, default "64";
     }
     /// Mailboxes: mail of wallets that are not there, sealed by wallets for wallets.
-    wallet: Wallet {
+    mailbox: Mailbox {
         /// Keep mailboxes for wallets. Off: wallets must find theirs elsewhere.
-        mailboxes: bool, Kind::Flag, default "true";
+        serve: bool, Kind::Flag, default "true";
         /// Boxes that are kept. Each may take about 35 KiB of memory for grants, and what `box_mib` says on disk.
         boxes_max: u32, Kind::Whole { min: 1, max: 65536, unit: "boxes" }, default "1024";
         /// Envelopes in one box; strangers may fill a quarter of it.

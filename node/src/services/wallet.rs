@@ -43,15 +43,15 @@ const ASKING_MAX: usize = 32;
 const PREFIX: u8 = b'W';
 
 /// What the configuration gives to mailboxes; `None` if it gives nothing.
-pub(crate) fn limits(wallet: &config::Wallet) -> Option<MailboxLimits> {
+pub(crate) fn limits(mailbox: &config::Mailbox) -> Option<MailboxLimits> {
     let day_ms = 86_400_000;
-    wallet.mailboxes.then(|| MailboxLimits {
-        boxes_max: wallet.boxes_max as usize,
-        box_bytes_max: wallet.box_mib << 20,
-        bytes_max: wallet.total_mib << 20,
-        keep_ms: u64::from(wallet.keep_days) * day_ms,
-        idle_ms: u64::from(wallet.idle_days) * day_ms,
-        open_bits: wallet.open_bits as u8,
+    mailbox.serve.then(|| MailboxLimits {
+        boxes_max: mailbox.boxes_max as usize,
+        box_bytes_max: mailbox.box_mib << 20,
+        bytes_max: mailbox.total_mib << 20,
+        keep_ms: u64::from(mailbox.keep_days) * day_ms,
+        idle_ms: u64::from(mailbox.idle_days) * day_ms,
+        open_bits: mailbox.open_bits as u8,
     })
 }
 

@@ -17,6 +17,7 @@ pub enum Ask {
         peer: String,
     },
     Invite,
+    Uninvite,
     Say {
         peer: String,
         text: String,

@@ -21,7 +21,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What the wallet wants of the chain.
 pub(super) enum ToChain {
     /// Submit it, and again whenever the node does not know it.
-    Submit(SignedTransaction),
+    Submit(Box<SignedTransaction>),
     /// Tell when it is in a block and when that is final.
     Watch(TxId),
     /// What a transfer of this account needs, and its balance.

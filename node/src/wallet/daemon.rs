@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Mutex,
     time::Duration,
 };
 
@@ -12,7 +13,7 @@ use ghost_proto::{Address, MailboxAt, Multiaddr, PeerId, Presence, PublicKey, Wa
 use ghost_wallet_channel::{
     keys::WalletKeys,
     secret::Secret,
-    session::{Deposit, Event, Output, ReadChunk, Wallet},
+    session::{Delivered as Outcome, Deposit, Event, Output, ReadChunk, Wallet},
 };
 use multiaddr::Protocol;
 use serde_json::{Value, json};
@@ -39,6 +40,8 @@ const DELIVERIES_MAX: usize = 32;
 const ASKS_MAX: usize = 64;
 /// Events that a slow reader may be behind; the log has them all.
 const EVENTS_BEHIND_MAX: usize = 4_096;
+/// Between two looks for a newer presence of a peer whose mailboxes take nothing.
+const REFRESH: Duration = Duration::from_secs(10);
 /// How long a grant may take to reach a mailbox before the envelope that tells of it leaves.
 const GRANT_TIME: Duration = Duration::from_secs(5);
 
@@ -86,6 +89,8 @@ type Answer = Result<Value, String>;
 pub struct Walletd {
     asks: mpsc::Sender<(Ask, oneshot::Sender<Answer>)>,
     events: broadcast::Sender<Event>,
+    /// Heard from the first moment on, until somebody takes it.
+    first: Mutex<Option<broadcast::Receiver<Event>>>,
     ready: watch::Receiver<usize>,
     task: JoinHandle<Result<(), WalletdError>>,
 }
@@ -104,10 +109,16 @@ impl Walletd {
             }
         }
         let (asks, asked) = mpsc::channel(ASKS_MAX);
-        let (events, _) = broadcast::channel(EVENTS_BEHIND_MAX);
+        let (events, first) = broadcast::channel(EVENTS_BEHIND_MAX);
         let (ready, ready_seen) = watch::channel(0);
         let daemon = Daemon::start(config, wallet, store, events.clone(), asked, ready)?;
-        Ok(Self { asks, events, ready: ready_seen, task: tokio::spawn(daemon.run()) })
+        Ok(Self {
+            asks,
+            events,
+            first: Mutex::new(Some(first)),
+            ready: ready_seen,
+            task: tokio::spawn(daemon.run()),
+        })
     }
 
     /// Asks it something.
@@ -120,9 +131,10 @@ impl Walletd {
         Asker(self.asks.clone())
     }
 
-    /// What happens from now on.
+    /// What happens; for the first who asks from when it was opened, for others from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+        let first = self.first.lock().expect("no code panics while it holds it").take();
+        first.unwrap_or_else(|| self.events.subscribe())
     }
 
     /// The same, by who can be cloned.
@@ -176,14 +188,24 @@ struct Daemon {
     seen: mpsc::UnboundedReceiver<Seen>,
     found: mpsc::UnboundedReceiver<Found>,
     find: mpsc::UnboundedSender<Found>,
+    refreshed: BTreeMap<PublicKey, Instant>,
 }
 
 /// A presence that was looked for.
 struct Found {
     wallet: PublicKey,
     presence: Result<Presence, String>,
-    /// Open a channel and tell whoever asked; else it is a member of a group.
-    open: Option<(Option<Secret>, oneshot::Sender<Answer>)>,
+    purpose: Purpose,
+}
+
+/// Why.
+enum Purpose {
+    /// To open a channel, perhaps with an invitation, and tell whoever asked.
+    Open(Option<Secret>, oneshot::Sender<Answer>),
+    /// It is a member of a group.
+    Member,
+    /// None of its mailboxes took what was brought: it may have others now.
+    Refresh,
 }
 
 fn node_peer(node: &Multiaddr) -> Option<PeerId> {
@@ -282,6 +304,7 @@ impl Daemon {
             seen: seen_by,
             found,
             find,
+            refreshed: BTreeMap::new(),
         })
     }
 
@@ -310,6 +333,9 @@ impl Daemon {
                 Some(brought) = self.brought.recv() => {
                     self.under_way -= 1;
                     self.wallet.deposited(&brought.peer, brought.number, brought.what, unix_ms_now());
+                    if brought.what == Outcome::Failed {
+                        self.refresh(brought.peer);
+                    }
                 }
                 Some(Seen { id, height, is_final, success }) = self.seen.recv() => {
                     self.wallet.seen(id, height, is_final, success, unix_ms_now(), &mut rand::rng());
@@ -392,14 +418,14 @@ impl Daemon {
             let _ = worker.send(deposit);
         }
         for tx in output.submits {
-            let _ = self.chain.send(ToChain::Submit(tx));
+            let _ = self.chain.send(ToChain::Submit(tx.into()));
         }
         for id in output.watches {
             let _ = self.chain.send(ToChain::Watch(id));
         }
         for (wallet, hint) in output.wanted {
             let hint = Multiaddr::from_str(&hint).ok().filter(|hint| node_peer(hint).is_some());
-            self.look_up(wallet, hint, None);
+            self.look_up(wallet, hint, Purpose::Member);
         }
         for event in output.events {
             // Nobody may be listening.
@@ -435,12 +461,17 @@ impl Daemon {
         let _ = timeout(GRANT_TIME, all).await;
     }
 
-    fn look_up(
-        &self,
-        wallet: PublicKey,
-        hint: Option<Multiaddr>,
-        open: Option<(Option<Secret>, oneshot::Sender<Answer>)>,
-    ) {
+    /// Looks for a newer presence of a peer, not more often than every [`REFRESH`].
+    fn refresh(&mut self, peer: PublicKey) {
+        let now = Instant::now();
+        if self.refreshed.get(&peer).is_some_and(|last| now.duration_since(*last) < REFRESH) {
+            return;
+        }
+        self.refreshed.insert(peer, now);
+        self.look_up(peer, None, Purpose::Refresh);
+    }
+
+    fn look_up(&self, wallet: PublicKey, hint: Option<Multiaddr>, purpose: Purpose) {
         let (courier, find) = (self.courier.clone(), self.find.clone());
         let own = self.wallet.presence().map(|own| own.body().mailboxes.clone()).unwrap_or_default();
         let nodes: Vec<Multiaddr> = hint
@@ -462,16 +493,22 @@ impl Daemon {
                     Err(reason) => tracing::debug!(%node, reason, "a node tells no presence"),
                 }
             }
-            let _ = find.send(Found { wallet, presence, open });
+            let _ = find.send(Found { wallet, presence, purpose });
         });
     }
 
     fn presence_found(&mut self, found: Found) {
-        let Found { wallet, presence, open } = found;
+        let Found { wallet, presence, purpose } = found;
         let now = unix_ms_now();
-        let (invitation, answer) = match open {
-            Some((invitation, answer)) => (invitation, Some(answer)),
-            None => (None, None),
+        let (invitation, answer) = match purpose {
+            Purpose::Open(invitation, answer) => (invitation, Some(answer)),
+            Purpose::Member => (None, None),
+            Purpose::Refresh => {
+                if let Ok(presence) = presence {
+                    self.wallet.learn(&wallet, &presence);
+                }
+                return;
+            }
         };
         let opened = presence.and_then(|presence| {
             self.wallet.open(presence, invitation, now, &mut rand::rng()).map_err(|error| error.to_string())
@@ -511,7 +548,7 @@ impl Daemon {
                     if known {
                         Ok(json!({ "peer": name.key, "stage": "known" }))
                     } else {
-                        return self.look_up(name.key, name.at, Some((invitation, answer)));
+                        return self.look_up(name.key, name.at, Purpose::Open(invitation, answer));
                     }
                 }
                 Err(error) => Err(error),
@@ -585,6 +622,7 @@ impl Daemon {
                 told(self.wallet.close(&peer))?;
                 Ok(json!({ "peer": peer, "closed": true }))
             }
+            Ask::Uninvite => Ok(json!({ "taken_back": self.wallet.take_back_invitations() })),
             Ask::Invite => {
                 let grant = told(self.wallet.invite(&mut rand::rng()))?;
                 let own = self.wallet.presence().ok_or("this wallet has no mailbox yet")?;

@@ -25,8 +25,8 @@ use tokio::{
 /// Between two attempts to reach a mailbox, at first and at most.
 const RETRY: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(30);
-/// An empty box is acknowledged now and then, so that it is not taken for left.
-pub(super) const STAMP_TRIES: u64 = 1 << 22;
+/// Hashes between two looks whether a stamp is found.
+const STAMP_TRIES: u64 = 1 << 22;
 
 /// What the wallet wants of one of its mailboxes.
 pub(super) enum ToMailbox {
@@ -146,6 +146,27 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Does what is wanted, with all that waits behind it: the last acknowledgement says what those before it do.
+    async fn command(&mut self, client: &Client, first: ToMailbox) -> Result<(), String> {
+        let mut acknowledged = None;
+        let mut next = Some(first);
+        while let Some(command) = next {
+            match command {
+                ToMailbox::Grant { add, ids, done } => {
+                    self.grant(client, add, &ids).await?;
+                    // Whoever waited may have given up.
+                    let _ = done.send(());
+                }
+                ToMailbox::Acknowledge(up_to) => acknowledged = Some(up_to),
+            }
+            next = self.commands.try_recv().ok();
+        }
+        if let Some(up_to) = acknowledged {
+            ask(client, MailboxAcknowledge { up_to }.to_frame(), self.timeout).await?;
+        }
+        Ok(())
+    }
+
     /// One connection. `Ok` when the wallet closes.
     async fn serve(&mut self, pause: &mut Duration) -> Result<(), String> {
         let identity = Identity::from_seed(&self.key.seed());
@@ -188,15 +209,8 @@ impl Mailbox {
                 },
                 command = self.commands.recv() => match command {
                     None => break Ok(()),
-                    Some(ToMailbox::Grant { add, ids, done }) => {
-                        if let Err(error) = self.grant(client, add, &ids).await {
-                            break Err(error);
-                        }
-                        let _ = done.send(());
-                    }
-                    Some(ToMailbox::Acknowledge(up_to)) => {
-                        // Later ones that wait say it as well.
-                        if let Err(error) = ask(client, MailboxAcknowledge { up_to }.to_frame(), self.timeout).await {
+                    Some(command) => {
+                        if let Err(error) = self.command(client, command).await {
                             break Err(error);
                         }
                     }

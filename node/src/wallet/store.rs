@@ -6,6 +6,9 @@ use ghost_wallet_channel::{keys::WalletKeys, session::StoreWrite, storage::Seale
 
 use super::daemon::WalletdError;
 
+/// Keys and values.
+pub(super) type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Sealed entries in a sled tree. One process at a time.
 #[derive(Debug)]
 pub(super) struct WalletStore {
@@ -16,10 +19,7 @@ pub(super) struct WalletStore {
 impl WalletStore {
     /// Opens it, or makes it. Entries that do not open are another wallet's or altered: that is an error, since going on
     /// without them could use a key twice.
-    pub(super) fn open(
-        path: &Path,
-        keys: &WalletKeys,
-    ) -> Result<(Self, Vec<(Vec<u8>, Vec<u8>)>), WalletdError> {
+    pub(super) fn open(path: &Path, keys: &WalletKeys) -> Result<(Self, Entries), WalletdError> {
         let opened = sled::Config::new().path(path).cache_capacity(8 << 20).flush_every_ms(None).open();
         let db = opened.map_err(|error| match &error {
             sled::Error::Io(io) if io.to_string().contains("could not acquire lock") => {

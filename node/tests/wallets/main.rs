@@ -47,7 +47,7 @@ async fn a_request_is_paid_on_the_chain_and_confirmed_with_wallets_and_nodes_res
     payee.close().await;
     payer.close().await;
     net.restart_node(0).await;
-    let mut payer = net.open(1, 1, &[]).await;
+    let payer = net.open(1, 1, &[]).await;
     let paid = payer.ask(Ask::Pay { request: request.clone(), memo: String::new() }).await;
     let transaction = paid["transaction"].as_str().unwrap().to_owned();
     assert!(payer.walletd.ask(Ask::Pay { request: request.clone(), memo: String::new() }).await.is_err());

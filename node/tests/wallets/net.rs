@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use ghost_node::{
     clock::Clock,
     config::Config,
-    run::{NodeParts, RunningNode, start_parts},
+    run::{NodeParts, RunningNode, StartError, start_parts},
     store::MemoryStore,
     wallet::{Ask, WalletConfig, WalletFolder, Walletd, daemon::WalletEvent},
 };
@@ -58,18 +58,23 @@ impl Net {
         let stores = (0..count).map(|_| Arc::new(MemoryStore::new())).collect();
         let mut net = Self { genesis, nodes: Vec::new(), stores, dir: tempfile::tempdir().unwrap() };
         for index in 0..count {
-            let node = net.node(index, ([127, 0, 0, 1], 0).into()).await;
+            let peers = (0..index).map(|other| net.address(other)).collect();
+            let node = net.start_node(index, ([127, 0, 0, 1], 0).into(), peers).await.unwrap();
             net.nodes.push(node);
         }
         net
     }
 
-    async fn node(&self, index: usize, socket: std::net::SocketAddr) -> RunningNode {
+    async fn start_node(
+        &self,
+        index: usize,
+        socket: std::net::SocketAddr,
+        peers: Vec<Multiaddr>,
+    ) -> Result<RunningNode, StartError> {
         let mut config = Config::default();
         // What a test opens is a box, not a lesson in patience.
-        config.wallet.open_bits = 8;
-        let others = (0..self.nodes.len()).filter(|other| *other != index);
-        config.network.peers = others.map(|other| self.address(other)).collect();
+        config.mailbox.open_bits = 8;
+        config.network.peers = peers;
         start_parts(NodeParts {
             config,
             genesis: self.genesis.clone(),
@@ -86,15 +91,29 @@ impl Net {
             tor: None,
         })
         .await
-        .unwrap()
     }
 
     /// Stops a node and starts it again on its store, at the same address.
     pub(crate) async fn restart_node(&mut self, index: usize) {
         let address = self.nodes[index].overlay().local_addresses()[0];
-        self.nodes[index].shutdown();
-        self.nodes[index].stopped().await;
-        self.nodes[index] = self.node(index, address).await;
+        let others = (0..self.nodes.len()).filter(|other| *other != index);
+        let peers: Vec<_> = others.map(|other| self.address(other)).collect();
+        let node = self.nodes.remove(index);
+        node.shutdown();
+        node.stopped().await;
+        drop(node);
+        // The socket is free when the last connection of the old node is done with.
+        let starting = async {
+            loop {
+                match self.start_node(index, address, peers.clone()).await {
+                    Ok(node) => return node,
+                    Err(StartError::Listen { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        };
+        let node = timeout(PATIENCE, starting).await.expect("the address is free again");
+        self.nodes.insert(index, node);
     }
 
     pub(crate) fn address(&self, index: usize) -> Multiaddr {

@@ -136,7 +136,7 @@ async fn node(store: Arc<dyn ChainStore>) -> Result<RunningNode, BenchError> {
     };
     let mut config = Config::default();
     config.network.discovery = false;
-    config.wallet.open_bits = 8;
+    config.mailbox.open_bits = 8;
     start_parts(NodeParts {
         config,
         genesis: Arc::new(genesis),
@@ -290,8 +290,8 @@ impl Pair {
         let presence = b.wallet.presence().cloned().ok_or("none").doing("reading a presence")?;
         a.wallet.open(presence, None, now(), &mut rand::rng()).doing("opening a channel")?;
         a.perform().await?;
-        for of_b in [true, false, true] {
-            let party = if of_b { &mut b } else { &mut a };
+        for at_b in [true, false, true] {
+            let party = if at_b { &mut b } else { &mut a };
             let (sequence, _) = party.receive().await?;
             party.acknowledge(sequence).await?;
         }

@@ -370,7 +370,7 @@ impl Wallet {
         let max = self.file_bytes_max();
         let bytes = chunk.content.len();
         let end = chunk.offset.checked_add(bytes as u64).ok_or(Refused::Malformed)?;
-        if bytes == 0 || bytes > CHUNK_BYTES || chunk.offset % CHUNK_BYTES as u64 != 0 {
+        if bytes == 0 || bytes > CHUNK_BYTES || !chunk.offset.is_multiple_of(CHUNK_BYTES as u64) {
             return Err(Refused::Malformed);
         }
         if end > max {

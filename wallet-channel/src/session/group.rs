@@ -53,6 +53,8 @@ const LABEL_BYTES_MAX: usize = 64;
 const PACKAGE_BYTES_MAX: usize = 4_096;
 
 type Id = [u8; 16];
+/// Who signs, and the package they are to sign.
+type ToSign = (Vec<PublicKey>, Vec<u8>);
 
 /// Hands our entropy to a library that wants an older trait.
 struct Entropy<'a, R>(&'a mut R);
@@ -651,7 +653,7 @@ impl Wallet {
     /// The proposer, with enough commitments: tells who is to sign what, and signs.
     fn try_sign(&mut self, id: &Id, proposal_id: &Id, now_ms: u64, entropy: &mut impl CryptoRng) {
         let own = self.keys.wallet();
-        let made = || -> Result<Option<(Vec<PublicKey>, Vec<u8>)>, String> {
+        let made = || -> Result<Option<ToSign>, String> {
             let Some(group) = self.groups.get(id) else { return Ok(None) };
             let Some(proposal) = group.proposals.get(proposal_id) else { return Ok(None) };
             if proposal.package.is_some()

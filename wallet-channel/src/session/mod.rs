@@ -305,13 +305,21 @@ impl Wallet {
     /// An invitation: who has it may open a channel without a stamp.
     pub fn invite(&mut self, entropy: &mut impl CryptoRng) -> Result<Secret, WalletError> {
         if self.general.invitations.len() >= INVITATIONS_MAX {
-            return Err(WalletError::TooMany(INVITATIONS_MAX, "unused invitations"));
+            return Err(WalletError::TooMany(INVITATIONS_MAX, "invitations"));
         }
         let grant = Secret::draw(entropy);
         self.general.invitations.push(grant.clone());
         self.store_general();
         self.out.grants.push((true, grant_id(grant.bytes())));
         Ok(grant)
+    }
+
+    /// Takes all invitations back. How many there were.
+    pub fn take_back_invitations(&mut self) -> usize {
+        let grants = std::mem::take(&mut self.general.invitations);
+        self.out.grants.extend(grants.iter().map(|grant| (false, grant_id(grant.bytes()))));
+        self.store_general();
+        grants.len()
     }
 
     /// Begins a channel to a wallet, with its presence and perhaps an invitation.

@@ -117,6 +117,7 @@ fn an_invitation_opens_without_a_stamp_until_it_is_taken_back() {
     let mut world = World::new(2);
     let actor = &mut world.actors[1];
     let invitation = actor.wallet.invite(&mut actor.rng).unwrap();
+    let grant = invitation.clone();
     world.settle();
     let presence = world.presence(1);
     let now = world.now;
@@ -127,6 +128,15 @@ fn an_invitation_opens_without_a_stamp_until_it_is_taken_back() {
     world.carry_out(0, output);
     world.pass(1_000);
     assert_eq!(world.actors[0].wallet.channels()[0].stage, "open");
+    // Taken back, it opens nothing.
+    assert_eq!(world.actors[1].wallet.take_back_invitations(), 1);
+    world.perform(1);
+    let again = MailboxDeposit {
+        box_key: world.presence(1).body().mailboxes[0].box_key,
+        proof: DepositProof::Grant(*grant.bytes()),
+        envelope: vec![1; 8_192].into(),
+    };
+    assert_eq!(world.nodes[1].mailbox.deposit(&again, now).0.outcome, MailboxOutcome::NoGrant);
     // Closed, the peer's grant is worth nothing.
     let (peer, other) = (world.actors[0].key(), world.actors[1].key());
     world.actors[1].wallet.close(&peer).unwrap();

@@ -55,6 +55,8 @@ fn a_wallet_that_was_away_for_days_gets_everything() {
         world.say(0, 1, &format!("day {day}"));
         world.pass(86_400_000);
     }
+    // Its mailbox is killed as well, and comes back with what it had written.
+    world.nodes[1].restart();
     world.actors[1].online = true;
     world.pass(5_000);
     let texts: BTreeSet<_> = world.actors[1].texts().into_iter().collect();

@@ -186,8 +186,12 @@ enum ChannelCommand {
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: u64,
     },
-    /// Make an invitation: who has it opens a channel without a stamp
-    Invite,
+    /// Make an invitation: who has it opens a channel without a stamp, until it is taken back
+    Invite {
+        /// Take all invitations back instead
+        #[arg(long)]
+        take_back: bool,
+    },
     /// Forget a channel and all that waits in it
     Close {
         /// The peer's key
@@ -281,7 +285,8 @@ fn asked(command: WalletCommand) -> (Ask, Option<Duration>) {
             C::Payments => (Ask::Payments, None),
             C::Files => (Ask::Files, None),
             C::History { after, limit } => (Ask::History { after, limit }, None),
-            C::Invite => (Ask::Invite, None),
+            C::Invite { take_back: false } => (Ask::Invite, None),
+            C::Invite { take_back: true } => (Ask::Uninvite, None),
             C::Close { peer } => (Ask::Close { peer }, None),
             C::Listen => (Ask::Status, None),
         },
@@ -409,6 +414,9 @@ async fn act(
                 return Err(failure);
             }
         };
+        if matches!(event.what, What::ChannelOpened { .. }) {
+            answer["stage"] = json!("open");
+        }
         answer["event"] = serde_json::to_value(&event)?;
     }
     let text = events::answer_text(&answer);
