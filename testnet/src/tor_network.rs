@@ -1,5 +1,5 @@
 //! A Tor network of its own on loopback, from the `tor` and `tor-gencert` programs (Debian's package `tor`):
-//! three authorities, three relays, two exits.
+//! three authorities, six relays, two exits.
 //!
 //! Keys first; then the authorities' certificates and everyone's fingerprints make the configuration that all
 //! share; then all start at once, just after a boundary of the first voting interval, so that the first vote, four
@@ -227,7 +227,7 @@ impl TorNetwork {
     /// Starts a network whose files are in `dir`. What [`Self::settings`] names can be used at once; the network
     /// itself after [`Self::settle`].
     pub fn start(dir: &Path, place: &Place) -> io::Result<Self> {
-        let kinds = [(Kind::Authority, "auth", 3), (Kind::Relay, "relay", 3), (Kind::Exit, "exit", 2)];
+        let kinds = [(Kind::Authority, "auth", 3), (Kind::Relay, "relay", 6), (Kind::Exit, "exit", 2)];
         let named = kinds
             .iter()
             .flat_map(|(kind, name, count)| (0..*count).map(move |n| (*kind, format!("{name}{n}"))));
@@ -396,12 +396,12 @@ fn agree(relays: &[Relay]) -> io::Result<(String, String)> {
         );
         identities.push(format!("\"{identity}\""));
     }
-    // All relays are on one address, which clients would take for one hand; and the folders of a test are
-    // not an operator's.
+    // All relays are on one address, which clients would take for one hand; the folders of a test are not an
+    // operator's; and of so few relays vanguards would pin a good part: one that dies would be in every path.
     let settings = format!(
         "[tor_network]\nfallback_caches = [\n{caches}]\n[tor_network.authorities]\nv3idents = [{}]\n\
          [path_rules]\nipv4_subnet_family_prefix = 33\nipv6_subnet_family_prefix = 129\n\
-         [storage.permissions]\ndangerously_trust_everyone = true\n",
+         [storage.permissions]\ndangerously_trust_everyone = true\n[vanguards]\nmode = \"disabled\"\n",
         identities.join(", ")
     );
     Ok((torrc, settings))

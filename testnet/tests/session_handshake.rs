@@ -49,7 +49,7 @@ async fn scenario_02_a_dial_that_reaches_another_key_blames_nobody() {
     let error = dialler.overlay.dial(named.peer_id(), reached.address).await.unwrap_err();
     match error {
         ConnectError::Dial(DialError::IdentityMismatch { peer, address }) => {
-            assert_eq!((peer, address), (named.peer_id(), reached.address));
+            assert_eq!((peer, address), (named.peer_id(), reached.address.into()));
         }
         other => panic!("{other}"),
     }

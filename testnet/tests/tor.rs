@@ -69,7 +69,8 @@ impl Namespace {
         for line in [
             "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",
             "ip link set lo up",
-            "ip link add nowhere type dummy",
+            "ip link add nowhere type veth peer name nobody",
+            "ip link set nobody up",
             "ip addr add 10.99.0.1/24 dev nowhere",
             "ip link set nowhere up",
             // Anybody is thought to be there, so that no packet waits for an answer to who has the address.
