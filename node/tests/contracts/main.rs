@@ -3,5 +3,7 @@
 mod abuse;
 mod calls;
 mod compare;
+mod engines;
 mod follow;
 mod net;
+mod token;

@@ -8,6 +8,7 @@
 //! Everything runs over real UDP sockets on loopback. Each end has a runtime of its own.
 
 mod bare;
+pub mod calls;
 mod frames;
 mod ghost;
 mod handshakes;
@@ -68,6 +69,8 @@ pub enum BenchName {
     Frames,
     /// Pings while bulk data fills the link
     HeadOfLine,
+    /// Calls of contracts, one and 64 at once, and how soon an event is told
+    Calls,
     /// The server process of `idle-memory`
     #[value(hide = true)]
     HoldIdle,
@@ -79,6 +82,13 @@ pub enum BenchName {
 pub struct BenchError {
     doing: &'static str,
     cause: String,
+}
+
+impl BenchError {
+    /// Says what failed, for ways to ask that stand outside of this crate.
+    pub fn new(doing: &'static str, cause: impl std::fmt::Display) -> Self {
+        Self { doing, cause: cause.to_string() }
+    }
 }
 
 trait Doing<T> {
@@ -99,11 +109,12 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 /// is a result, not an error.
 pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
     type Bench = fn(&BenchArgs) -> Result<Vec<Comparison>, BenchError>;
-    const BENCHES: [(BenchName, &str, Bench); 4] = [
+    const BENCHES: [(BenchName, &str, Bench); 5] = [
         (BenchName::Handshakes, "handshakes", handshakes::run),
         (BenchName::IdleMemory, "idle-memory", idle_memory::run),
         (BenchName::Frames, "frames", frames::run),
         (BenchName::HeadOfLine, "head-of-line", head_of_line::run),
+        (BenchName::Calls, "calls", calls::run),
     ];
 
     if args.name == BenchName::HoldIdle {
