@@ -112,7 +112,7 @@ impl World {
             block_gas_max: 100_000_000,
             block_bytes_max: 1 << 20,
             authorities: AuthoritySet::new(vec![authority.public()]).doing(DOING)?,
-            allocation: vec![(holder.address(), 1 << 80)],
+            allocation: [(holder.address(), 1 << 80)].into(),
         };
         let node = start_parts(NodeParts {
             config: Config::default(),
@@ -214,7 +214,7 @@ impl World {
         const DOING: &str = "following logs";
         let (client, caller) = (self.client().await?, self.client().await?);
         let filter = LogFilter::of(self.counter);
-        let mut logs = client.subscribe_logs(filter, FollowFrom::Now).await.doing(DOING)?;
+        let mut logs = client.subscribe_logs(&filter, FollowFrom::Now).await.doing(DOING)?;
         let mut heads = self.node.heads();
         let (note, mut noted) = tokio::sync::mpsc::unbounded_channel();
         // As soon as the node has a head, for whoever asks it.
