@@ -6,7 +6,8 @@
 //!            1    20  from        who calls; nobody has to prove it
 //!           21    16  value       base units that go with it
 //!           37     8  gas limit   0 = as much as the node gives to one call
-//!           45  0/20  to          the contract; without it, input is init code of the EVM
+//!           45  0/20  to          the contract; without it, input is init code of the EVM, or a
+//!                            ZVMC container with the constructor's input behind it
 //!            x   0/8  height      after which block; without it, after the head
 //!            x     v  input       varint length, then the arguments
 //!
@@ -49,7 +50,8 @@ pub const CALL_ANSWER_BYTES_MAX: usize =
 pub struct Call {
     /// Who calls. Nobody has to prove it.
     pub from: Address,
-    /// The contract; `None` runs `input` as init code of the EVM.
+    /// The contract; `None` deploys `input`: init code of the EVM, or a ZVMC container and behind it
+    /// what its constructor is told.
     pub to: Option<Address>,
     /// Base units that go with it; `from` must have them.
     pub value: u128,

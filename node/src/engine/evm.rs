@@ -139,11 +139,7 @@ impl Engine for Evm {
                 let init = if *engine == EngineId::ZVM {
                     match Container::parse(code).and_then(|container| container.init_code()) {
                         Ok(init) => init,
-                        Err(error) => {
-                            let mut receipt = rules::fail(tx, state, context, Outcome::CodeRefused)?;
-                            receipt.output = error.to_string().into();
-                            return Ok(receipt);
-                        }
+                        Err(error) => return rules::refuse_code(tx, state, context, &error.to_string()),
                     }
                 } else {
                     code.clone()
@@ -361,5 +357,7 @@ pub(super) fn simulate(
     })
 }
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;

@@ -2,20 +2,23 @@
 //!
 //! An [`Engine`] is given one transaction, the state as the transactions before it left it, and the
 //! block it stands in. It answers with a receipt, or says that no block may hold the transaction
-//! here. [`Transfers`] is the engine of native transfers, [`Evm`] that of Ethereum contracts, [`Orders`] that of markets,
-//! [`Prices`] that of prices; [`Engines`] sends each transaction to its own.
+//! here. [`Transfers`] is the engine of native transfers, [`Evm`] that of Ethereum contracts, [`Wasm`] that of WebAssembly
+//! ones, [`Orders`] that of markets, [`Prices`] that of prices; [`Engines`] sends each transaction to its own.
 
+mod cache;
 mod evm;
 mod orders;
 mod rules;
 mod simulate;
 mod transfers;
+pub mod wasm;
 pub mod zvm;
 
 use std::fmt;
 
 use ghost_proto::{Action, Address, EngineId, Genesis, Outcome, Receipt, SignedTransaction};
 
+use self::zvm::{Container, Target};
 pub use self::{
     evm::Evm,
     orders::{GAS_ORDER, GAS_PER_MATCH, Orders},
@@ -27,6 +30,7 @@ pub use self::{
         CallResult, SHORT_GAS, SHORT_INSTRUCTIONS, SimulateError, Simulation, Stop, StopOnDrop, Until,
     },
     transfers::Transfers,
+    wasm::Wasm,
 };
 use crate::{
     chain::state::WorkingState,
@@ -168,7 +172,16 @@ impl Engine for Engines {
             Action::Call { to, .. } => state.account(to)?.contract.map_or(EngineId::EVM, |it| it.engine),
         };
         match engine {
-            EngineId::EVM | EngineId::ZVM => Evm.execute(tx, state, context),
+            EngineId::EVM => Evm.execute(tx, state, context),
+            EngineId::WASM => Wasm.execute(tx, state, context),
+            EngineId::ZVM => match &tx.body().action {
+                Action::Deploy { code, .. }
+                    if Container::parse(code).is_ok_and(|container| container.target == Target::Wasm) =>
+                {
+                    Wasm.execute(tx, state, context)
+                }
+                _ => Evm.execute(tx, state, context),
+            },
             _ => rules::fail(tx, state, context, Outcome::CodeRefused),
         }
     }

@@ -5,7 +5,10 @@
 //! Gas is bought first: a sender must own the whole gas limit times the price. What was not used
 //! costs nothing.
 
-use ghost_proto::{Action, Outcome, Receipt, SignedTransaction, Transaction, price::REPORT_LEN};
+use bytes::Bytes;
+use ghost_proto::{
+    Action, Outcome, Receipt, SignedTransaction, Transaction, limits::RECEIPT_OUTPUT_BYTES_MAX, price::REPORT_LEN,
+};
 
 use super::{BlockContext, ExecuteError, NotIncludable, orders::GAS_ORDER};
 use crate::chain::state::{Account, WorkingState};
@@ -132,6 +135,22 @@ pub(super) fn fail(
     let Bought { mut sender, gas } = buy_gas(tx, state, context)?;
     charge(tx, &mut sender, state, context, gas)?;
     Ok(Receipt::plain(outcome, gas))
+}
+
+/// The same for code that is not taken, with why: the receipt's output says it.
+pub(super) fn refuse_code(
+    tx: &SignedTransaction,
+    state: &mut WorkingState<'_>,
+    context: &BlockContext,
+    why: &str,
+) -> Result<Receipt, ExecuteError> {
+    let mut receipt = fail(tx, state, context, Outcome::CodeRefused)?;
+    let mut end = why.len().min(RECEIPT_OUTPUT_BYTES_MAX);
+    while !why.is_char_boundary(end) {
+        end -= 1;
+    }
+    receipt.output = Bytes::copy_from_slice(&why.as_bytes()[..end]);
+    Ok(receipt)
 }
 
 /// Takes gas from the sender, advances its nonce and pays the proposer. On an error nothing changed.

@@ -8,7 +8,10 @@ use std::sync::{
 use bytes::Bytes;
 use ghost_proto::{Address, EngineId, LogEntry, Outcome};
 
-use super::{BlockContext, evm};
+use super::{
+    BlockContext, evm, wasm,
+    zvm::{CodeError, Container, MAGIC, Target},
+};
 use crate::{chain::state::WorkingState, store::StoreError};
 
 /// Stops what runs from another thread. Clones stop the same.
@@ -16,7 +19,7 @@ use crate::{chain::state::WorkingState, store::StoreError};
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Asks for it; the engine looks before every instruction.
+    /// Asks for it; the EVM looks before every instruction, WebAssembly after each million of fuel.
     pub fn stop(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -66,7 +69,8 @@ pub const SHORT_GAS: u64 = 300_000;
 pub struct Simulation {
     /// Who calls.
     pub from: Address,
-    /// The contract; `None` deploys `input` as the EVM's init code.
+    /// The contract; `None` deploys `input`: the EVM's init code, or a ZVMC container and behind it what
+    /// its constructor is told.
     pub to: Option<Address>,
     /// Base units that go with it.
     pub value: u128,
@@ -122,12 +126,33 @@ impl Simulation {
         until: Until<'_>,
     ) -> Result<CallResult, SimulateError> {
         let engine = match &self.to {
+            None if self.input.starts_with(MAGIC) => return self.deploy(state, context, until),
             None => EngineId::EVM,
             Some(to) => state.account(to)?.contract.map_or(EngineId::EVM, |contract| contract.engine),
         };
         match engine {
             EngineId::EVM => evm::simulate(self, state, context, until),
+            EngineId::WASM => wasm::simulate(self, None, state, context, until),
             other => Err(SimulateError::Refused(format!("this node does not run {other}"))),
+        }
+    }
+
+    /// Deploys a container; what stands behind it is for the constructor.
+    fn deploy(
+        &self,
+        state: &mut WorkingState<'_>,
+        context: &BlockContext,
+        until: Until<'_>,
+    ) -> Result<CallResult, SimulateError> {
+        let refused = |error: CodeError| SimulateError::Refused(error.to_string());
+        let (container, input) = Container::split(&self.input).map_err(refused)?;
+        match container.target {
+            Target::Wasm => wasm::simulate(self, Some((container, input)), state, context, until),
+            Target::Native | Target::Evm => {
+                let init = container.init_code().map_err(refused)?;
+                let input = [init.as_ref(), &input].concat().into();
+                evm::simulate(&Self { input, ..self.clone() }, state, context, until)
+            }
         }
     }
 }

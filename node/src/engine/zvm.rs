@@ -11,7 +11,8 @@
 //!      x     m  ABI           opaque: kept with the transaction, not in the state
 //! ```
 //!
-//! `evm_compat` code is Ethereum init code. `zvm_native` code is init code too, under opcode numbers of
+//! `wasm_bridge` code is a WebAssembly module, which [`super::wasm`] runs. `evm_compat` code is Ethereum
+//! init code. `zvm_native` code is init code too, under opcode numbers of
 //! its own; it is translated once, when it is deployed, and is an Ethereum contract from then on. Each
 //! instruction becomes the one Ethereum instruction that means the same: ZVM pushes 1, 2, 4, 8, 16 or
 //! 32 bytes, and for each of these Ethereum has a push of the same length. So the code keeps its length
@@ -79,9 +80,9 @@ pub enum CodeError {
         /// Its place in the code.
         offset: usize,
     },
-    /// A target that this node does not run.
-    #[error("this node does not run wasm_bridge")]
-    NoWasm,
+    /// A module where Ethereum code is wanted.
+    #[error("a container of wasm_bridge holds a module, no Ethereum code")]
+    Wasm,
 }
 
 /// A container, taken apart.
@@ -115,6 +116,19 @@ impl Container {
     /// # Errors
     /// [`CodeError`].
     pub fn parse(bytes: &Bytes) -> Result<Self, CodeError> {
+        let (container, rest) = Self::split(bytes)?;
+        if !rest.is_empty() {
+            let has = bytes.len() as u64;
+            return Err(CodeError::Length { field: "ABI", needs: has - rest.len() as u64, has });
+        }
+        Ok(container)
+    }
+
+    /// Takes apart the container that stands at the beginning, and gives what stands behind it.
+    ///
+    /// # Errors
+    /// [`CodeError`].
+    pub fn split(bytes: &Bytes) -> Result<(Self, Bytes), CodeError> {
         if !bytes.starts_with(MAGIC) {
             return Err(CodeError::Magic);
         }
@@ -134,10 +148,7 @@ impl Container {
         };
         let (code, end) = part(bytes, HEAD_LEN - LENGTH_LEN, "code")?;
         let (abi, end) = part(bytes, end, "ABI")?;
-        if end != bytes.len() {
-            return Err(CodeError::Length { field: "ABI", needs: end as u64, has });
-        }
-        Ok(Self { target, code, abi })
+        Ok((Self { target, code, abi }, bytes.slice(end..)))
     }
 
     /// Puts one together.
@@ -165,7 +176,7 @@ impl Container {
         match self.target {
             Target::Native => translate(&self.code).map(Bytes::from),
             Target::Evm => Ok(self.code.clone()),
-            Target::Wasm => Err(CodeError::NoWasm),
+            Target::Wasm => Err(CodeError::Wasm),
         }
     }
 }

@@ -3,6 +3,8 @@
 mod abuse;
 mod calls;
 mod compare;
+mod engines;
 mod follow;
 mod markets;
 mod net;
+mod token;

@@ -8,6 +8,7 @@
 //! Everything runs over real UDP sockets on loopback. Each end has a runtime of its own.
 
 mod bare;
+pub mod calls;
 mod frames;
 mod ghost;
 mod handshakes;
@@ -77,6 +78,8 @@ pub enum BenchName {
     Prices,
     /// Random orders on one market, settled, beside the book alone
     Matching,
+    /// Calls of contracts, one and 64 at once, and how soon an event is told
+    Calls,
     /// The server process of `idle-memory`
     #[value(hide = true)]
     HoldIdle,
@@ -88,6 +91,13 @@ pub enum BenchName {
 pub struct BenchError {
     doing: &'static str,
     cause: String,
+}
+
+impl BenchError {
+    /// Says what failed, for ways to ask that stand outside of this crate.
+    pub fn new(doing: &'static str, cause: impl std::fmt::Display) -> Self {
+        Self { doing, cause: cause.to_string() }
+    }
 }
 
 trait Doing<T> {
@@ -116,6 +126,7 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
         (BenchName::Wallet, "wallet", wallet::run),
         (BenchName::Prices, "prices", prices::run),
         (BenchName::Matching, "matching", matching::run),
+        (BenchName::Calls, "calls", calls::run),
     ];
 
     if args.name == BenchName::HoldIdle {

@@ -31,6 +31,9 @@ impl Spread {
     }
 
     fn text(&self) -> String {
+        if self.median.is_nan() {
+            return "–".to_owned();
+        }
         format!("{} [{}..{}]", number(self.median), number(self.min), number(self.max))
     }
 }
@@ -121,6 +124,17 @@ impl Comparison {
             })
             .collect();
         Self { work: work.into(), unit, ours, rival, ratio, targets }
+    }
+
+    /// What has no rival here: only our own figure can meet a target.
+    pub(super) fn alone(
+        work: impl Into<String>,
+        unit: &'static str,
+        ours: (&'static str, Vec<f64>),
+        targets: &[Target],
+    ) -> Self {
+        let rival = ("none here", vec![f64::NAN; ours.1.len()]);
+        Self::new(work, unit, ours, rival, targets)
     }
 
     fn row(&self) -> String {

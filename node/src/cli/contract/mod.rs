@@ -58,6 +58,8 @@ enum ContractCommand {
 enum Engine {
     /// Ethereum bytecode
     Evm,
+    /// A WebAssembly module
+    Wasm,
     /// A ZVMC container
     Zvm,
 }
@@ -66,6 +68,7 @@ impl Engine {
     fn id(self) -> EngineId {
         match self {
             Self::Evm => EngineId::EVM,
+            Self::Wasm => EngineId::WASM,
             Self::Zvm => EngineId::ZVM,
         }
     }

@@ -18,7 +18,10 @@ use crate::cli::{
     output::{Failure, Out},
     tx::send::wait_included,
 };
-use crate::engine::{intrinsic_gas, intrinsic_gas_of_call, zvm::Container};
+use crate::engine::{
+    intrinsic_gas, intrinsic_gas_of_call, wasm,
+    zvm::{Container, Target},
+};
 
 /// Who pays, and how much.
 #[derive(Debug, Args)]
@@ -41,6 +44,7 @@ struct Payment {
 #[command(after_help = "\
 Example:
   ghostd contract deploy --home a --engine evm Token.json 1000000 --abi Token.json
+  ghostd contract deploy --home a --engine wasm counter.wasm
 
 FILE has the code in hex, as it is, or (for the EVM) is a compiler's artifact with `bytecode`.")]
 pub(super) struct DeployArgs {
@@ -85,18 +89,36 @@ pub(super) async fn deploy(globals: &Globals, args: &DeployArgs, out: &Out) -> R
         None if args.abi.is_some() => abi.constructor(&args.args)?.into(),
         None => Bytes::new(),
     };
-    let init = match args.engine {
-        Engine::Evm => code.clone(),
-        // Said here, before anything is paid for.
-        Engine::Zvm => Container::parse(&code).and_then(|it| it.init_code()).map_err(|error| {
-            Failure::new(format!("{} is not taken: {error}", args.file.display()))
-                .hint("the engine takes ZVMC containers of native or Ethereum code")
-        })?,
-    };
+    // Said here, before anything is paid for.
+    let init = trial_code(args.engine, &code).map_err(|why| {
+        Failure::new(format!("{} is not taken: {why}", args.file.display())).hint(match args.engine {
+            Engine::Evm => "the engine takes init code, as compilers write it",
+            Engine::Wasm => {
+                "the engine takes modules that import from `ghost` only and export `memory` and `call`"
+            }
+            Engine::Zvm => "the engine takes ZVMC containers of native or Ethereum code, or of a module",
+        })
+    })?;
     let trial =
         Call { input: [init.as_ref(), &input].concat().into(), value: args.payment.value, ..Call::default() };
     let action = Action::Deploy { engine: args.engine.id(), value: args.payment.value, code, input };
     transact(globals, &args.payment, &args.waiting, &abi, action, trial, out).await
+}
+
+/// What a trial run is given to deploy: init code, or a container with a module.
+fn trial_code(engine: Engine, code: &Bytes) -> Result<Bytes, String> {
+    let container = match engine {
+        Engine::Evm => return Ok(code.clone()),
+        Engine::Wasm => Container { target: Target::Wasm, code: code.clone(), abi: Bytes::new() },
+        Engine::Zvm => Container::parse(code).map_err(|error| error.to_string())?,
+    };
+    match container.target {
+        Target::Wasm => {
+            wasm::check(&container.code).map_err(|error| error.to_string())?;
+            Ok(container.encode().into())
+        }
+        Target::Native | Target::Evm => container.init_code().map_err(|error| error.to_string()),
+    }
 }
 
 pub(super) async fn send(globals: &Globals, args: &SendArgs, out: &Out) -> Result<ExitCode, Failure> {

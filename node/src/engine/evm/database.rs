@@ -1,5 +1,7 @@
 //! The state as revm reads it, and what it wrote as the state keeps it.
 
+use std::sync::LazyLock;
+
 use ghost_proto::{Address, EngineId};
 use revm::{
     Database,
@@ -11,11 +13,22 @@ use revm::{
 use super::EvmState;
 use crate::{
     chain::state::{Account, Contract, WorkingState, code_key},
-    engine::{ExecuteError, NotIncludable},
+    engine::{ExecuteError, NotIncludable, cache::CodeCache},
     store::StoreError,
 };
 
 impl DBErrorMarker for StoreError {}
+
+/// Bytes of code that is kept with its jump destinations: 1,200 contracts of the largest size.
+const ANALYSED_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Code as the machine runs it. To find its jump destinations reads all of it.
+static ANALYSED: LazyLock<CodeCache<Bytecode>> = LazyLock::new(|| CodeCache::new(ANALYSED_BYTES_MAX));
+
+/// What analysed code takes: itself padded with zeros, a bit for each byte, and its handles.
+const fn analysed_bytes(code_bytes: usize) -> usize {
+    code_bytes + code_bytes / 8 + 256
+}
 
 /// An address as the machine writes it.
 pub(super) fn to_evm(address: &Address) -> primitives::Address {
@@ -56,11 +69,16 @@ impl Database for StateDatabase<'_, '_> {
         if code_hash == KECCAK_EMPTY {
             return Ok(Bytecode::default());
         }
+        if let Some(code) = ANALYSED.get(&code_hash.0) {
+            return Ok(code);
+        }
         let code = self
             .0
             .get(&code_key(&code_hash.0))?
             .ok_or_else(|| StoreError::damaged(format!("the code {code_hash} of a contract is missing")))?;
-        Ok(Bytecode::new_legacy(primitives::Bytes::copy_from_slice(&code)))
+        let bytecode = Bytecode::new_legacy(primitives::Bytes::copy_from_slice(&code));
+        ANALYSED.put(code_hash.0, bytecode.clone(), analysed_bytes(code.len()));
+        Ok(bytecode)
     }
 
     fn storage(&mut self, address: primitives::Address, index: U256) -> Result<U256, StoreError> {
