@@ -29,6 +29,7 @@ pub mod kind;
 pub mod reader;
 pub mod reconcile;
 pub mod rpc;
+pub mod shards;
 pub mod stream;
 pub mod sync;
 pub mod tx;

@@ -68,6 +68,8 @@ stream_types! {
     Events = 0x09, "events", Request;
     /// In which transactions two mempools differ.
     TxSync = 0x0a, "tx_sync", Request;
+    /// Shards of large blocks: their plans, and who has which.
+    ShardPush = 0x10, "shard_push", Push;
 }
 
 /// First of the stream types that are never assigned: peers open such streams now and then, so that

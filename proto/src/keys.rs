@@ -35,6 +35,8 @@ pub enum Domain {
     PeerRecord,
     /// A node's answer to a call.
     CallAnswer,
+    /// Into which shards a block was cut.
+    ShardPlan,
 }
 
 impl Domain {
@@ -46,6 +48,7 @@ impl Domain {
             Self::Vote => b"ghost/vote/1\0\0\0\0",
             Self::PeerRecord => b"ghost/record/1\0\0",
             Self::CallAnswer => b"ghost/call/1\0\0\0\0",
+            Self::ShardPlan => b"ghost/shards/1\0\0",
         }
     }
 }

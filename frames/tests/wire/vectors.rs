@@ -137,7 +137,8 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             }
         };
     use StreamType::{
-        BlockFetch, BlockPush, Consensus, Control, Discovery, Events, Rpc, Sync, TxFetch, TxPush, TxSync,
+        BlockFetch, BlockPush, Consensus, Control, Discovery, Events, Rpc, ShardPush, Sync, TxFetch, TxPush,
+        TxSync,
     };
     vec![
         make(
@@ -319,6 +320,22 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             &[bytes("transactions of a block")],
             &["BlockTransactions"],
             "and end",
+        ),
+        make(
+            "pushed shards",
+            ShardPush,
+            true,
+            &[bytes("a plan of a whole body"), bytes("have some shards"), bytes("a shard")],
+            &["ShardPlan", "ShardHave", "Shard"],
+            "a plan that is passed on, what is here of it, and one shard unasked",
+        ),
+        make(
+            "shards, asked",
+            BlockFetch,
+            true,
+            &[bytes("request shards")],
+            &["ShardRequest"],
+            "by a set",
         ),
         make(
             "headers, asked",

@@ -1,7 +1,8 @@
 //! Making blocks.
 
+use ghost_frames::shards::{ShardPlan, ShardRoot};
 use ghost_proto::{
-    Block, BlockBuilder, SignedTransaction, VerifiedTransaction, block::sort_canonically, layout::varint_len,
+    Block, BlockBuilder, Header, SignedTransaction, VerifiedTransaction, block::sort_canonically, layout::varint_len,
 };
 
 use super::{Chain, Imported, ProposeError, execute, import::Fresh};
@@ -100,6 +101,19 @@ impl Chain {
         let imported = self.guarded(kept)?;
         self.flush()?;
         Ok(Proposed { block, imported })
+    }
+
+    /// Signs into which shards a block of this node was cut; `None` if it is not its own.
+    pub fn seal_shards(
+        &self,
+        header: &Header,
+        payload_bytes: u32,
+        root: ShardRoot,
+        indexes: Vec<u32>,
+    ) -> Option<ShardPlan> {
+        let authority = self.authority.as_ref().filter(|authority| authority.index == header.proposer)?;
+        let genesis = self.schedule.genesis_id();
+        Some(ShardPlan::seal(header.clone(), payload_bytes, root, indexes, genesis, &authority.key))
     }
 
     /// The candidates that fit, in the order given: one that is too large for the rest does not keep

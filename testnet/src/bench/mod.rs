@@ -5,7 +5,8 @@
 //! the rival take turns within one run, so that what else the machine does falls on both; absolute
 //! figures still depend on the machine, ratios hardly.
 //!
-//! Everything runs over real UDP sockets on loopback. Each end has a runtime of its own.
+//! Everything runs over real UDP sockets on loopback, each end with a runtime of its own; but for `relay` and `blocks`, which
+//! run the cores of many nodes on simulated links in virtual time: their figures do not depend on the machine.
 
 mod bare;
 mod frames;
@@ -16,6 +17,7 @@ mod idle_memory;
 mod link;
 mod machine;
 mod report;
+mod spread;
 
 use std::{io::Write, time::Duration};
 
@@ -41,6 +43,10 @@ pub struct BenchArgs {
     /// Seconds that each turn of a timed bench measures
     #[arg(long, default_value_t = 0.8, value_name = "S")]
     pub seconds: f64,
+
+    /// Nodes of the simulated networks of `relay` and `blocks`
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=2_000))]
+    pub nodes: u32,
 
     /// Connections that `idle-memory` holds
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -68,6 +74,10 @@ pub enum BenchName {
     Frames,
     /// Pings while bulk data fills the link
     HeadOfLine,
+    /// Transactions spread over a simulated network, beside flooding and announcing
+    Relay,
+    /// Blocks spread over a simulated network, beside pushing them whole and announcing
+    Blocks,
     /// The server process of `idle-memory`
     #[value(hide = true)]
     HoldIdle,
@@ -99,11 +109,13 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 /// is a result, not an error.
 pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
     type Bench = fn(&BenchArgs) -> Result<Vec<Comparison>, BenchError>;
-    const BENCHES: [(BenchName, &str, Bench); 4] = [
+    const BENCHES: [(BenchName, &str, Bench); 6] = [
         (BenchName::Handshakes, "handshakes", handshakes::run),
         (BenchName::IdleMemory, "idle-memory", idle_memory::run),
         (BenchName::Frames, "frames", frames::run),
         (BenchName::HeadOfLine, "head-of-line", head_of_line::run),
+        (BenchName::Relay, "relay", spread::transactions),
+        (BenchName::Blocks, "blocks", spread::blocks),
     ];
 
     if args.name == BenchName::HoldIdle {
