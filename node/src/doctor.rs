@@ -7,6 +7,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -18,9 +19,11 @@ use rustix::{
 };
 
 use crate::{
+    chain::{LOST_BLOCKS, lost_blocks},
     cli::output::count_for_people,
     config::{Config, Role},
     home::{Home, HomeError, read_key_file},
+    store::{CACHE_BYTES_DEFAULT, Records, SledStore, StoreError},
 };
 
 /// Least free space that is called enough: a day of full 4 MiB blocks each second takes 350 GB, an
@@ -34,6 +37,8 @@ pub const DESCRIPTORS_MIN: u64 = 256;
 /// Clocks may differ by this much before it is called wrong, in milliseconds: half a slot of a usual
 /// chain. A proposer that is off by a slot makes blocks that others hold back.
 pub const CLOCK_AHEAD_MS_MAX: u64 = 500;
+
+const LOST_BLOCKS_MEND: &str = "let the node fetch them from its peers (ghostd peers add MULTIADDR); if no peer has them, restore a copy of data/chain, or remove data/chain.mark to go on from what is there";
 
 /// How a check came out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -296,6 +301,19 @@ pub fn store(home: &Home, running: bool) -> Check {
         return Check::good("store", "not there yet; the first run makes it");
     }
     let mut seen = Vec::new();
+    match lost_height(home) {
+        Ok(None) => {}
+        Ok(Some((stored, lost))) => {
+            return Check::bad("store", lost_blocks(stored, lost), LOST_BLOCKS_MEND);
+        }
+        Err(error) => {
+            return Check::bad(
+                "store",
+                error.to_string(),
+                "what the message says; the node would stop with the same one",
+            );
+        }
+    }
     for path in stores_in(&path) {
         let started = Instant::now();
         match sled::open(&path) {
@@ -331,6 +349,20 @@ pub fn store(home: &Home, running: bool) -> Check {
 
 /// The directory itself or those directly in it that sled has marked as its own. Others are not
 /// opened: sled would make a store of them.
+/// Heights of the highest final block of the chain store, and of the one it had once, if that was higher.
+fn lost_height(home: &Home) -> Result<Option<(u64, u64)>, StoreError> {
+    let path = home.data_dir().join("chain");
+    let Ok(genesis) = home.genesis() else { return Ok(None) };
+    if !path.join("conf").is_file() {
+        return Ok(None);
+    }
+    let records = Records::new(Arc::new(SledStore::open(&path, CACHE_BYTES_DEFAULT)?));
+    let Some(mark) = records.mark(&genesis.id())? else { return Ok(None) };
+    let stored =
+        if records.check_identity(&genesis.id())? { records.finalized_checkpoint()?.height } else { 0 };
+    Ok((mark.finalized.height > stored).then_some((stored, mark.finalized.height)))
+}
+
 fn stores_in(path: &Path) -> Vec<PathBuf> {
     let mut stores = vec![path.to_owned()];
     if let Ok(entries) = fs::read_dir(path) {
@@ -447,6 +479,10 @@ pub fn node(status: &message::Status, took: Duration) -> Vec<Check> {
         Check::good("sync", "in step with its peers")
     });
     for alarm in &status.alarms {
+        if alarm.starts_with(LOST_BLOCKS) {
+            checks.push(Check::bad("store", alarm.clone(), LOST_BLOCKS_MEND));
+            continue;
+        }
         checks.push(Check::warning(
             "eclipse",
             alarm.clone(),
@@ -482,12 +518,14 @@ pub fn node(status: &message::Status, took: Duration) -> Vec<Check> {
 
 #[cfg(test)]
 mod tests {
-    use ghost_proto::KeyPair;
+    use ghost_proto::{BlockId, Checkpoint, KeyPair};
 
     use super::*;
     use crate::{
+        chain::Chain,
         config::{Layers, commented_file},
         home::Contents,
+        store::{ChainStore as _, Mark},
     };
 
     fn home(dir: &Path, config: &[(&str, String)]) -> Home {
@@ -633,6 +671,28 @@ mod tests {
         fs::write(home.data_dir(), "not a store").unwrap();
         let check = store(&home, false);
         assert!(check.verdict == Verdict::Bad && check.mend.starts_with("move it away"), "{check:?}");
+    }
+
+    #[test]
+    fn a_store_that_lost_final_blocks_is_named_whether_its_node_runs_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = home(dir.path(), &[]);
+        let genesis = Arc::new(home.genesis().unwrap());
+        let path = home.data_dir().join("chain");
+        let store = || Arc::new(SledStore::open(&path, CACHE_BYTES_DEFAULT).unwrap());
+        drop(Chain::open(genesis.clone(), store(), None, [1; 32]).unwrap());
+        assert_eq!(super::store(&home, false).verdict, Verdict::Good);
+        // The mark remembers a block that the store does not have.
+        let mut mark = Mark::new(genesis.id());
+        mark.advance(Checkpoint { height: 7, id: BlockId([7; 32]) }, None, None);
+        store().put_mark(&mark.encode()).unwrap();
+        let check = super::store(&home, false);
+        assert!(check.verdict == Verdict::Bad && check.seen.contains("0 of 7"), "{check:?}");
+        let view = Chain::open(genesis.clone(), store(), None, [1; 32]).unwrap().view();
+        let alarm = lost_blocks(0, view.lost().unwrap().height);
+        let status = message::Status { alarms: vec![alarm.clone()], ..Default::default() };
+        let checks = node(&status, Duration::ZERO);
+        assert!(checks.iter().any(|check| check.name == "store" && check.seen == alarm), "{checks:?}");
     }
 
     #[test]

@@ -4,8 +4,10 @@ use ghost_frames::{Kind, frame::REGISTRY, fuzzing};
 
 use crate::vectors::seeds_of;
 
-/// Mutants of each seed: about a second for all targets together.
-const MUTANTS_PER_SEED: usize = 1_500;
+/// Mutants of each seed: about a second for all targets together. `GHOST_FUZZ_MUTANTS=150000` tries more.
+fn mutants_per_seed() -> usize {
+    std::env::var("GHOST_FUZZ_MUTANTS").ok().and_then(|text| text.parse().ok()).unwrap_or(1_500)
+}
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): enough to choose mutations by.
 struct Dice(u64);
@@ -54,7 +56,7 @@ fn run(target: &str, body: impl Fn(&[u8])) {
     let mut dice = Dice(target.bytes().fold(0, |seed, byte| seed << 5 ^ u64::from(byte)));
     for seed in &seeds {
         body(seed);
-        for _ in 0..MUTANTS_PER_SEED {
+        for _ in 0..mutants_per_seed() {
             let other = &seeds[dice.below(seeds.len())];
             body(&mutate(seed, other, &mut dice));
         }

@@ -26,16 +26,20 @@ pub struct FinalityChange {
 pub struct OwnVote {
     /// The vote.
     pub vote: Vote,
-    /// The certificate it completed, to be sent to everyone as well.
-    pub certificate: Option<FinalityCertificate>,
-    /// What that certificate changed.
+    /// What justified the vote's source, if the head's parent was not justified in time: send it to everyone
+    /// before the vote. Votes from different sources do not add up, and an authority that tells each node
+    /// something else can keep some from seeing what others see justified. Whoever lacks it has it now, so that
+    /// the next votes are from one source.
+    pub source_by: Option<FinalityCertificate>,
+    /// What the certificate that it completed changed.
     pub finality: FinalityChange,
 }
 
 /// What became of a vote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VoteOutcome {
-    /// Whether to relay it, blame its sender, or show evidence. A certificate in it is new: send it to everyone.
+    /// Whether to relay it, blame its sender, or show evidence. A certificate in it is new. It need not be sent:
+    /// others complete it from the same votes, and who cannot gets it with a later vote (see [`OwnVote`]).
     pub verdict: VoteVerdict,
     /// What the certificate it completed changed.
     pub finality: FinalityChange,
@@ -92,17 +96,15 @@ impl Chain {
             return Ok(None);
         };
         let vote = Vote::sign(link, authority.index, self.schedule.genesis_id(), &authority.key);
+        let late = link.target.height > link.source.height + 1;
+        let source_by = self.finality.source_by().filter(|_| late).cloned();
         let mut batch = WriteBatch::default();
         Records::put_last_vote(&mut batch, &vote);
         let kept = self.records.apply(batch).and_then(|()| self.records.flush());
         self.guarded(kept)?;
         self.ballot.cast(link);
         let outcome = self.on_vote(vote)?;
-        let certificate = match outcome.verdict {
-            VoteVerdict::Added(certificate) => certificate,
-            _ => None,
-        };
-        Ok(Some(OwnVote { vote, certificate, finality: outcome.finality }))
+        Ok(Some(OwnVote { vote, source_by, finality: outcome.finality }))
     }
 
     /// Takes a vote that a peer sent.

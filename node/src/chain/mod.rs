@@ -50,7 +50,7 @@ pub use self::{
     propose::Proposed,
     read::{STATES_READABLE_MAX, StateAt},
     state::{Account, BlockState, Snapshot},
-    view::{BlockRef, HeadView, IncludedTransaction},
+    view::{BlockRef, HeadView, IncludedTransaction, LOST_BLOCKS, lost_blocks},
 };
 use crate::{
     consensus::{Ballot, BlockTree, Finality, Proposals, Schedule, VotePool},
@@ -273,6 +273,7 @@ impl Chain {
             finalized_by: self.finality.finalized_by().cloned().map(Arc::new),
             justified_by: self.finality.justified_by().cloned().map(Arc::new),
             included_total: self.tree.get(&head).map_or(0, |node| node.data.included_total),
+            lost: self.lost(),
             state: head_state,
             readable,
             canonical: self.canonical.clone(),

@@ -85,6 +85,7 @@ impl Chain {
             finalized_by: None,
             justified_by: None,
             included_total: finalized.included_total,
+            lost,
             readable: Arc::new([(block_ref, state.clone())]),
             state,
             canonical: HashTrieMapSync::new_sync(),

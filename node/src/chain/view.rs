@@ -15,6 +15,16 @@ use crate::store::{Records, StoreError};
 /// How many of the newest blocks a locator names one by one before it starts to leap.
 const LOCATOR_DENSE: usize = 10;
 
+/// What the alarm of a node begins with whose store lost blocks that were final.
+pub const LOST_BLOCKS: &str = "the chain store has lost final blocks";
+
+/// That alarm.
+pub fn lost_blocks(stored_height: u64, lost_height: u64) -> String {
+    format!(
+        "{LOST_BLOCKS}: {stored_height} of {lost_height} are there; until the rest is back, nothing is proposed or voted for"
+    )
+}
+
 /// A block, named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockRef {
@@ -59,6 +69,7 @@ pub struct HeadView {
     pub(super) finalized_by: Option<Arc<FinalityCertificate>>,
     pub(super) justified_by: Option<Arc<FinalityCertificate>>,
     pub(super) included_total: u64,
+    pub(super) lost: Option<Checkpoint>,
     pub(super) state: BlockState,
     /// The head and the blocks below whose states can be read, newest first.
     pub(super) readable: Arc<[(BlockRef, BlockState)]>,
@@ -101,6 +112,11 @@ impl HeadView {
     /// The certificate that justified [`Self::justified`], if that is above the finalized block.
     pub fn justified_by(&self) -> Option<&Arc<FinalityCertificate>> {
         self.justified_by.as_ref()
+    }
+
+    /// A block that was final before the store was damaged, while it is not back: as [`super::Chain::lost`].
+    pub fn lost(&self) -> Option<Checkpoint> {
+        self.lost
     }
 
     /// Transactions in canonical blocks since genesis.

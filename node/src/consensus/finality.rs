@@ -81,6 +81,14 @@ impl Finality {
         self.justified_by.as_ref()
     }
 
+    /// What justified [`Self::justified`], also where that is the finalized block: votes go out from there.
+    pub fn source_by(&self) -> Option<&FinalityCertificate> {
+        self.justified_by
+            .as_ref()
+            .filter(|by| by.link.target == self.justified)
+            .or(self.finalized_by.as_ref())
+    }
+
     /// False if a certificate cannot change anything: not worth checking its signatures.
     pub fn is_news(&self, certificate: &FinalityCertificate) -> bool {
         let link = &certificate.link;

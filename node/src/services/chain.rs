@@ -679,6 +679,9 @@ impl Running {
         if let Some(own) = self.service.chain.vote(now)? {
             self.service.metrics.votes_cast.inc();
             self.last_vote = Some(own.vote);
+            if let Some(certificate) = own.source_by {
+                self.gossip(&Certificate(certificate).to_frame(), None);
+            }
             self.gossip(&VoteFrame(own.vote).to_frame(), None);
             self.changed(own.finality).await?;
         }

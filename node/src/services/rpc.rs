@@ -31,7 +31,7 @@ use super::{
     transactions::accounts_of,
 };
 use crate::{
-    chain::{BlockRef, HeadView},
+    chain::{BlockRef, HeadView, lost_blocks},
     clock::Clock,
     metrics::{Metrics, resident_bytes},
     store::StoreError,
@@ -296,7 +296,12 @@ impl Rpc {
             },
             relay: Some(Box::new(relay_status(&self.relay.borrow()))),
             reachability: Some(Box::new(self.peer_book.reachability())),
-            alarms: self.peer_book.alarms(),
+            alarms: view
+                .lost()
+                .map(|lost| lost_blocks(view.finalized().height, lost.height))
+                .into_iter()
+                .chain(self.peer_book.alarms())
+                .collect(),
         }
     }
 

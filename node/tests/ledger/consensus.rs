@@ -10,7 +10,7 @@ use ghost_node::{
     chain::{CertificateOutcome, Chain, FinalityChange, HeaderError, ImportError, OwnVote},
     consensus::{Equivocation, VoteVerdict},
 };
-use ghost_proto::{Address, Block, BlockId, FinalityCertificate, Genesis, Vote};
+use ghost_proto::{Address, Block, BlockId, Checkpoint, FinalityCertificate, Genesis, Vote, vote::Link};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::world::*;
@@ -20,8 +20,8 @@ enum Message {
     Block(Block),
     Vote(Vote),
     Certificate(FinalityCertificate),
-    /// "This is my head, and these are my certificates": what a status exchange tells.
-    Status(Block, Vec<FinalityCertificate>),
+    /// "This is my head": what a status exchange tells.
+    Status(Block),
 }
 
 enum Event {
@@ -45,6 +45,8 @@ struct Network {
     finalized: BTreeMap<u64, BlockId>,
     evidence: Vec<Equivocation>,
     nonces: Vec<u64>,
+    /// An authority that runs no node, and tells each half of the nodes something else.
+    liar: Option<usize>,
 }
 
 impl Network {
@@ -66,6 +68,7 @@ impl Network {
             finalized: BTreeMap::new(),
             evidence: Vec::new(),
             nonces: vec![0; keys.len()],
+            liar: None,
         };
         network.at(START_MS, Event::Slot(0));
         network
@@ -125,23 +128,24 @@ impl Network {
             let other = self.rng.random_range(0..self.chains.len());
             let view = self.chains[node].view();
             if let Some(block) = view.block(&view.head().id).unwrap() {
-                let certificates =
-                    [view.finalized_by(), view.justified_by()].into_iter().flatten().map(|c| (**c).clone());
-                self.send(node, other, Message::Status(block, certificates.collect()));
+                self.send(node, other, Message::Status(block));
             }
             self.vote(node);
+        }
+        if let Some(liar) = self.liar {
+            self.lie(liar);
         }
         self.at(slot_start(slot + 1), Event::Slot(slot + 1));
     }
 
     fn vote(&mut self, node: usize) {
         match self.chains[node].vote(self.now).unwrap() {
-            Some(OwnVote { vote, certificate, finality }) => {
+            Some(OwnVote { vote, source_by, finality }) => {
                 self.changed(node, &finality);
-                self.broadcast(node, &Message::Vote(vote));
-                if let Some(certificate) = certificate {
+                if let Some(certificate) = source_by {
                     self.broadcast(node, &Message::Certificate(certificate));
                 }
+                self.broadcast(node, &Message::Vote(vote));
             }
             None => {
                 if let Some(due) = self.chains[node].vote_due()
@@ -150,6 +154,24 @@ impl Network {
                     self.at(due, Event::VoteDue(node));
                 }
             }
+        }
+    }
+
+    /// Votes for the head, as the first half of the nodes hears it, and for a block that nobody has, as
+    /// the others do. The halves change from slot to slot.
+    fn lie(&mut self, liar: usize) {
+        let view = self.chains[self.rng.random_range(0..self.chains.len())].view();
+        let head: Checkpoint = view.head().into();
+        let Some(header) = view.header(&head.id).unwrap() else { return };
+        let source = Checkpoint { height: head.height - 1, id: header.parent };
+        let mut nobody = head.id;
+        nobody.0[0] ^= 1;
+        let turn = self.rng.random_range(0..2);
+        for to in 0..self.chains.len() {
+            let id = if (to + turn) % 2 == 0 { head.id } else { nobody };
+            let link = Link { source, target: Checkpoint { height: head.height, id } };
+            let vote = Vote::sign(link, liar as u16, &self.genesis.id(), &authority(liar));
+            self.at(self.now, Event::Deliver { from: to, to, message: Box::new(Message::Vote(vote)) });
         }
     }
 
@@ -205,22 +227,14 @@ impl Network {
                 let outcome = self.chains[to].on_vote(vote).unwrap();
                 self.changed(to, &outcome.finality);
                 match outcome.verdict {
-                    VoteVerdict::Added(Some(certificate)) => {
-                        self.broadcast(to, &Message::Certificate(certificate));
-                        self.vote(to);
-                    }
+                    VoteVerdict::Added(Some(_)) => self.vote(to),
                     VoteVerdict::Equivocates(evidence) => self.evidence.push(evidence),
                     VoteVerdict::Invalid(fault) => panic!("an honest vote was refused: {fault}"),
                     _ => {}
                 }
             }
             Message::Certificate(certificate) => self.certificate(to, &certificate),
-            Message::Status(block, certificates) => {
-                for certificate in &certificates {
-                    self.certificate(to, certificate);
-                }
-                self.import(from, to, block);
-            }
+            Message::Status(block) => self.import(from, to, block),
         }
     }
 
@@ -228,6 +242,8 @@ impl Network {
         match self.chains[to].on_certificate(certificate).unwrap() {
             CertificateOutcome::Followed(change) => {
                 self.changed(to, &change);
+                // A node relays what is news to it.
+                self.broadcast(to, &Message::Certificate(certificate.clone()));
                 self.vote(to);
             }
             CertificateOutcome::Waiting(_) | CertificateOutcome::Known => {}
@@ -352,4 +368,17 @@ fn an_authority_that_signs_everything_twice_is_caught_and_changes_nothing() {
         }
     }
     assert!(proposals > 0 && votes > 0, "{proposals} double proposals, {votes} double votes");
+}
+
+/// One node has an authority's vote that completes a certificate, the others have its other vote: those
+/// see the block unjustified, and vote from elsewhere. Without the certificate they would do so for ever.
+#[test]
+fn an_authority_that_tells_each_node_another_vote_keeps_nobody_from_finality() {
+    for seed in 0..8 {
+        let mut network = Network::new(4, &[0, 1, 2], seed);
+        network.liar = Some(3);
+        network.loss_percent = 5;
+        network.run_until(slot_start(200));
+        network.assert_agreement(30);
+    }
 }

@@ -200,6 +200,9 @@ impl CoreNode {
             && let Some(own) = self.chain.vote(self.unix_ms)?
         {
             self.last_vote = Some(own.vote);
+            if let Some(certificate) = own.source_by {
+                self.gossip(&Message::Certificate(certificate.into()), None);
+            }
             self.gossip(&Message::Vote(own.vote), None);
             self.changed(own.finality)?;
         }
