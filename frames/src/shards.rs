@@ -304,7 +304,8 @@ impl Payload for ShardPlan {
         while rest.remaining() > 0 {
             indexes.push(reader.take(&mut rest)?);
         }
-        let (min, max) = (SHARDED_BYTES_MIN as u64, BLOCK_BODY_BYTES_MAX.min(header.body_bytes as usize) as u64);
+        let (min, max) =
+            (SHARDED_BYTES_MIN as u64, BLOCK_BODY_BYTES_MAX.min(header.body_bytes as usize) as u64);
         let value = u64::from(payload_bytes);
         if !(min..=max).contains(&value) {
             return Err(LayoutError::OutOfRange { field: "payload length", value, min, max }.into());
@@ -364,7 +365,9 @@ impl Payload for ShardHave {
         let root = ShardRoot(cursor.array("shard root")?);
         let wants = cursor.u8("wants")?;
         if wants > 1 {
-            return Err(LayoutError::OutOfRange { field: "wants", value: wants.into(), min: 0, max: 1 }.into());
+            return Err(
+                LayoutError::OutOfRange { field: "wants", value: wants.into(), min: 0, max: 1 }.into()
+            );
         }
         Ok(Self { root, wants: wants == 1, have: ShardSet::take(&mut cursor)? })
     }

@@ -24,9 +24,7 @@ use ghost_mempool_relay::{
     },
     sync::{BlockSync, Config, Effect, HeaderVerdict, Input, RequestEnd, RequestId},
 };
-use ghost_proto::{
-    Block, BlockId, Checkpoint, Header, PeerId, SignedTransaction, TxId, block::HEADER_LEN,
-};
+use ghost_proto::{Block, BlockId, Checkpoint, Header, PeerId, SignedTransaction, TxId, block::HEADER_LEN};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::chain::{Chain, GENESIS, ROOT, checkpoint, many, peer, proposer_of, seal_of};
@@ -152,7 +150,9 @@ impl Message {
             Self::Shard(shard) | Self::ShardAnswer(_, shard) => shard_bytes(shard),
             Self::AskBlock(..) | Self::AskCompact(..) => 32,
             Self::AskPlaces(_, _, indexes) => 32 + indexes.len(),
-            Self::AskShards(_, asked) => 32 + asked.wanted.iter().last().map_or(0, |last| usize::from(last) / 8 + 1),
+            Self::AskShards(_, asked) => {
+                32 + asked.wanted.iter().last().map_or(0, |last| usize::from(last) / 8 + 1)
+            }
             Self::Places(_, transactions) => placed_bytes(transactions),
         }
     }
@@ -177,9 +177,10 @@ impl Message {
         match self {
             Self::Announce(_) | Self::Whole(_) | Self::Compact(_) | Self::Mode(_) => 0,
             Self::Plan(_) | Self::Have(_) | Self::Shard(_) => 1,
-            Self::AskBlock(id, _) | Self::AskCompact(id, _) | Self::AskPlaces(id, ..) | Self::AskShards(id, _) => {
-                2 + 2 * id.0
-            }
+            Self::AskBlock(id, _)
+            | Self::AskCompact(id, _)
+            | Self::AskPlaces(id, ..)
+            | Self::AskShards(id, _) => 2 + 2 * id.0,
             Self::Block(id, _)
             | Self::CompactAnswer(id, _)
             | Self::Places(id, _)
@@ -594,7 +595,8 @@ impl Network {
             }
             Message::AskShards(request, asked) if !one.silent => {
                 let here = one.shards.get(&asked.root);
-                let here = here.map(|all| asked.wanted.iter().filter_map(|at| all.get(&at).cloned()).collect());
+                let here =
+                    here.map(|all| asked.wanted.iter().filter_map(|at| all.get(&at).cloned()).collect());
                 for shard in here.unwrap_or_else(Vec::new) {
                     self.send(to, from, Message::ShardAnswer(request, shard));
                 }
@@ -633,7 +635,10 @@ impl Network {
                     self.send(to, from, Message::End(request));
                 }
             }
-            Message::AskShards(..) | Message::AskBlock(..) | Message::AskCompact(..) | Message::AskPlaces(..) => {}
+            Message::AskShards(..)
+            | Message::AskBlock(..)
+            | Message::AskCompact(..)
+            | Message::AskPlaces(..) => {}
             Message::Block(request, block) => {
                 if wanted(&request) {
                     self.give(to, Input::Fetched { request, block: Received::Matching(block) });
@@ -754,7 +759,8 @@ pub(crate) fn measure(plan: Plan) -> Row {
         .collect();
     times.sort_by(f64::total_cmp);
     let undelivered = nodes - times.len();
-    let at = |percent: usize| times.get((nodes * percent / 100).min(nodes - 1)).copied().unwrap_or(f64::INFINITY);
+    let at =
+        |percent: usize| times.get((nodes * percent / 100).min(nodes - 1)).copied().unwrap_or(f64::INFINITY);
     let block_bytes = network.blocks[&tip.id].header().body_bytes as usize;
     let stats = network.nodes.iter().map(|node| node.core.block_stats());
     let stats = stats.fold(BlockStats::default(), |sum, one| BlockStats {

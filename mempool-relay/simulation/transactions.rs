@@ -135,8 +135,14 @@ impl std::fmt::Display for Report {
 enum Message {
     Announce(Vec<TxAnnounceEntry>),
     Push(Vec<TxId>),
-    Request { request: RequestId, ids: Vec<ShortId> },
-    Answer { request: RequestId, ids: Vec<TxId> },
+    Request {
+        request: RequestId,
+        ids: Vec<ShortId>,
+    },
+    Answer {
+        request: RequestId,
+        ids: Vec<TxId>,
+    },
     /// In the protocols that are not the core.
     Tell(TxId),
     Ask(TxId),

@@ -323,13 +323,26 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
             },
         )),
         "Shard" => boxed(
-            (any::<[u8; 32]>(), 0..SHARDS_MAX as u16, vec(any::<[u8; 32]>(), 0..=SHARD_PATH_MAX), bytes(1..500))
-                .prop_map(|(root, index, path, bytes)| Shard { root: ShardRoot(root), index, path, bytes }),
+            (
+                any::<[u8; 32]>(),
+                0..SHARDS_MAX as u16,
+                vec(any::<[u8; 32]>(), 0..=SHARD_PATH_MAX),
+                bytes(1..500),
+            )
+                .prop_map(|(root, index, path, bytes)| Shard {
+                    root: ShardRoot(root),
+                    index,
+                    path,
+                    bytes,
+                }),
         ),
-        "ShardHave" => boxed(
-            (any::<[u8; 32]>(), any::<bool>(), shard_set())
-                .prop_map(|(root, wants, have)| ShardHave { root: ShardRoot(root), wants, have }),
-        ),
+        "ShardHave" => {
+            boxed((any::<[u8; 32]>(), any::<bool>(), shard_set()).prop_map(|(root, wants, have)| ShardHave {
+                root: ShardRoot(root),
+                wants,
+                have,
+            }))
+        }
         "ShardRequest" => boxed((any::<[u8; 32]>(), shard_set(), 0..SHARDS_MAX as u16).prop_map(
             |(root, mut wanted, one)| {
                 wanted.insert(one);

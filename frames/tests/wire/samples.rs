@@ -526,7 +526,12 @@ impl World {
                 "of the same block the first, the third and the 201st transaction, 70,000 bytes too",
             ),
             sample("a shard", ShardPush, self.shard(5), "the sixth of the first plan"),
-            sample("a shard, asked for", BlockFetch, self.shard(23), "the last of the first plan, which repairs"),
+            sample(
+                "a shard, asked for",
+                BlockFetch,
+                self.shard(23),
+                "the last of the first plan, which repairs",
+            ),
             sample(
                 "have some shards",
                 ShardPush,
@@ -545,7 +550,12 @@ impl World {
                 ShardRequest { root: self.shard(0).root, wanted: ShardSet::first(9) },
                 "the first nine",
             ),
-            sample("a fee floor", TxPush, FeeFloor(1_000), "nothing below 1,000 base units for a unit of gas"),
+            sample(
+                "a fee floor",
+                TxPush,
+                FeeFloor(1_000),
+                "nothing below 1,000 base units for a unit of gas",
+            ),
             sample(
                 "request headers",
                 Sync,

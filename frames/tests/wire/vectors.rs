@@ -329,14 +329,7 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             &["ShardPlan", "ShardHave", "Shard"],
             "a plan that is passed on, what is here of it, and one shard unasked",
         ),
-        make(
-            "shards, asked",
-            BlockFetch,
-            true,
-            &[bytes("request shards")],
-            &["ShardRequest"],
-            "by a set",
-        ),
+        make("shards, asked", BlockFetch, true, &[bytes("request shards")], &["ShardRequest"], "by a set"),
         make(
             "headers, asked",
             Sync,

@@ -13,8 +13,9 @@ use ghost_proto::{
 use rand::RngExt;
 
 use super::{
-    Effect, PUSH_BYTES_MAX, Token, TxRelay, is_surely_below,
+    Effect, PUSH_BYTES_MAX, Token, TxRelay,
     held::{Stage, TxRef},
+    is_surely_below,
     sync::LinkSync,
 };
 use crate::{

@@ -2,7 +2,8 @@
 
 use ghost_frames::shards::{ShardPlan, ShardRoot};
 use ghost_proto::{
-    Block, BlockBuilder, Header, SignedTransaction, VerifiedTransaction, block::sort_canonically, layout::varint_len,
+    Block, BlockBuilder, Header, SignedTransaction, VerifiedTransaction, block::sort_canonically,
+    layout::varint_len,
 };
 
 use super::{Chain, Imported, ProposeError, execute, import::Fresh};

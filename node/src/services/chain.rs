@@ -342,8 +342,7 @@ impl Running {
     async fn worked(&mut self, worked: Worked) -> Result<(), StoreError> {
         match worked {
             Worked::Cut { block, indexes, payload_bytes, coded } => {
-                let plan =
-                    self.service.chain.seal_shards(block.header(), payload_bytes, coded.root, indexes);
+                let plan = self.service.chain.seal_shards(block.header(), payload_bytes, coded.root, indexes);
                 match plan {
                     Some(plan) => self.input(Input::ShardsCut { plan: Arc::new(plan), coded }).await,
                     None => Ok(()),

@@ -301,20 +301,20 @@ async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream)
     let _ = send.set_priority(context.table.spec(class).priority);
     let mut reader = FrameReader::new(stream);
     reader.push(&rest);
-    let (frame, bytes) = match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE), |_| ()).await
-    {
-        Ok((frame, bytes)) => (frame, bytes + rest.len()),
-        Err(StreamEnd::Undecodable(error)) => {
-            refuse_frames(&session, &mut recv, &error);
-            return refuse(&session, send, error.code());
-        }
-        Err(end) => {
-            session.0.waste();
-            let code = if matches!(end, StreamEnd::Stalled) { Code::Stalled } else { Code::Cancelled };
-            stop(&session, &mut recv, code);
-            return refuse(&session, send, code);
-        }
-    };
+    let (frame, bytes) =
+        match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE), |_| ()).await {
+            Ok((frame, bytes)) => (frame, bytes + rest.len()),
+            Err(StreamEnd::Undecodable(error)) => {
+                refuse_frames(&session, &mut recv, &error);
+                return refuse(&session, send, error.code());
+            }
+            Err(end) => {
+                session.0.waste();
+                let code = if matches!(end, StreamEnd::Stalled) { Code::Stalled } else { Code::Cancelled };
+                stop(&session, &mut recv, code);
+                return refuse(&session, send, code);
+            }
+        };
     let pause = session.charge(class, 1, bytes);
     if !pause.is_zero() {
         sleep(pause).await;

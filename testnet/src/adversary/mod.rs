@@ -7,6 +7,7 @@
 //! What each role costs the honest is measured by `tests/adversaries.rs`, against a quiet run.
 
 mod consensus;
+mod poison;
 mod relay;
 mod streams;
 
@@ -63,11 +64,13 @@ pub enum Role {
     Junk,
     /// Connects and leaves, a hundred times a second.
     Churner,
+    /// Answers reconciliation with symbols of nothing, and every plan of a block's shards with false ones.
+    SymbolPoisoner,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Flooder,
         Self::Liar,
         Self::Withholder,
@@ -77,6 +80,7 @@ impl Role {
         Self::Equivocator,
         Self::Junk,
         Self::Churner,
+        Self::SymbolPoisoner,
     ];
 
     /// Its name, as scenario files and flags have it.
@@ -91,6 +95,7 @@ impl Role {
             Self::Equivocator => "equivocator",
             Self::Junk => "junk",
             Self::Churner => "churner",
+            Self::SymbolPoisoner => "symbol-poisoner",
         }
     }
 
@@ -172,6 +177,7 @@ struct Ears {
     tx: mpsc::Receiver<Pushed>,
     blocks: mpsc::Receiver<Pushed>,
     votes: mpsc::Receiver<Pushed>,
+    shards: mpsc::Receiver<Pushed>,
     asked: mpsc::Receiver<(StreamType, Asked)>,
 }
 
@@ -192,6 +198,7 @@ impl Adversary {
         let tx = inbox.pushes(StreamType::TxPush, 1);
         let blocks = inbox.pushes(StreamType::BlockPush, 1);
         let votes = inbox.pushes(StreamType::Consensus, 1);
+        let shards = inbox.pushes(StreamType::ShardPush, 1);
         let mut tasks = JoinSet::new();
         let (all_asked, asked) = mpsc::channel(64);
         for stream in StreamType::ALL.iter().copied().filter(|s| s.direction() == stream::Direction::Request)
@@ -246,7 +253,7 @@ impl Adversary {
                 tasks.spawn(stay(stage.overlay.clone(), peer, address));
             }
         }
-        let ears = Ears { tx, blocks, votes, asked };
+        let ears = Ears { tx, blocks, votes, shards, asked };
         tasks.spawn(act(role, stage, ears));
         Ok(Self { role, peer_id, deeds, _tasks: tasks })
     }
@@ -280,6 +287,7 @@ async fn act(role: Role, stage: Stage, mut ears: Ears) {
             tokio::join!(streams::send_junk(&stage), deafen(&mut ears));
         }
         Role::Churner => streams::churn(&stage).await,
+        Role::SymbolPoisoner => poison::poison(&stage, &mut ears).await,
     }
 }
 
@@ -290,6 +298,7 @@ async fn deafen(ears: &mut Ears) {
             Some(_) = ears.tx.recv() => {}
             Some(_) = ears.blocks.recv() => {}
             Some(_) = ears.votes.recv() => {}
+            Some(_) = ears.shards.recv() => {}
             Some(_) = ears.asked.recv() => {}
             else => return,
         }

@@ -45,18 +45,20 @@ pub(super) fn transactions(args: &BenchArgs) -> Result<Vec<Comparison>, BenchErr
     let lied_to = run(Protocol::Core, 0.1);
     let name = |what: &str| format!("{} nodes, 100 tx/s of 250 B: {what}", args.nodes);
     let mut out = Vec::new();
-    for (rival, reports) in [
-        ("flooding", run(Protocol::Flood, 0.0)),
-        ("announce and ask", run(Protocol::AnnounceRequest, 0.0)),
-    ] {
+    for (rival, reports) in
+        [("flooding", run(Protocol::Flood, 0.0)), ("announce and ask", run(Protocol::AnnounceRequest, 0.0))]
+    {
         type Figure = fn(&transactions::Report) -> f64;
         let figures: [(&str, &str, Figure, &[Target]); 6] = [
             ("half of the nodes have it", "ms", |one| one.p50_ms, &[]),
             ("90 % have it", "ms", |one| one.p90_ms, &[Target::OursMax(400.0)]),
             ("99 % have it", "ms", |one| one.p99_ms, &[Target::OursMax(500.0)]),
-            ("bytes of a transaction for each node, without datagrams", "B", |one| one.payload * TX_BYTES, &[
-                Target::OursMax(1.8 * TX_BYTES),
-            ]),
+            (
+                "bytes of a transaction for each node, without datagrams",
+                "B",
+                |one| one.payload * TX_BYTES,
+                &[Target::OursMax(1.8 * TX_BYTES)],
+            ),
             ("the same on the wire", "B", |one| one.wire * TX_BYTES, &[Target::OursMax(3.7 * TX_BYTES)]),
             ("copies of a transaction for each node", "copies", |one| one.copies, &[Target::OursMax(1.4)]),
         ];
@@ -73,7 +75,8 @@ pub(super) fn transactions(args: &BenchArgs) -> Result<Vec<Comparison>, BenchErr
         ("ghost, all honest", figure(&ours)),
         &[Target::OursMax(700.0)],
     ));
-    let lost = |all: &[transactions::Report]| all.iter().map(|one| one.undelivered as f64).collect::<Vec<_>>();
+    let lost =
+        |all: &[transactions::Report]| all.iter().map(|one| one.undelivered as f64).collect::<Vec<_>>();
     out.push(Comparison::new(
         name("undelivered, a tenth of the nodes announce and never serve"),
         "transactions",

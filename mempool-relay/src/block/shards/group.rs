@@ -219,7 +219,9 @@ impl Group {
         let mut ready: Vec<(&PeerId, &Member)> = self
             .members
             .iter()
-            .filter(|(_, member)| member.asked.is_none() && member.ready_from <= now && !member.has.is_empty())
+            .filter(|(_, member)| {
+                member.asked.is_none() && member.ready_from <= now && !member.has.is_empty()
+            })
             .collect();
         // The nearest first: they take what is needed next.
         ready.sort_by_key(|(_, member)| member.rtt);

@@ -327,7 +327,8 @@ impl ShardSwarm {
         let Some((root, peer)) = self.requests.remove(&request) else { return };
         let Some(group) = self.groups.get_mut(&root) else { return };
         let (have, member) = (group.have, group.members.get_mut(&peer));
-        let Some(member) = member.filter(|one| one.asked.as_ref().is_some_and(|a| a.request == request)) else {
+        let Some(member) = member.filter(|one| one.asked.as_ref().is_some_and(|a| a.request == request))
+        else {
             return;
         };
         match member.asked.take() {
