@@ -88,12 +88,12 @@ pub enum BlockRelayMode {
 
 /// Writes ascending indexes one by one.
 #[derive(Debug, Default)]
-struct IndexWriter {
+pub(crate) struct IndexWriter {
     next: u32,
 }
 
 impl IndexWriter {
-    fn put(&mut self, out: &mut Vec<u8>, index: u32) {
+    pub(crate) fn put(&mut self, out: &mut Vec<u8>, index: u32) {
         debug_assert!(index >= self.next, "indexes ascend");
         put_varint(out, u64::from(index.saturating_sub(self.next)));
         self.next = index + 1;
@@ -102,12 +102,12 @@ impl IndexWriter {
 
 /// Reads them.
 #[derive(Debug, Default)]
-struct IndexReader {
+pub(crate) struct IndexReader {
     next: u32,
 }
 
 impl IndexReader {
-    fn take(&mut self, cursor: &mut Cursor) -> Result<u32, LayoutError> {
+    pub(crate) fn take(&mut self, cursor: &mut Cursor) -> Result<u32, LayoutError> {
         let most = (BLOCK_TXS_MAX as u64)
             .checked_sub(u64::from(self.next) + 1)
             .ok_or(LayoutError::Invalid { field: "index", reason: "no block has so many transactions" })?;

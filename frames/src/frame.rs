@@ -11,7 +11,7 @@ use crate::{
     kind::{Kind, KindInfo},
     price,
     reader::DecodeError,
-    reconcile,
+    reconcile, shards,
     stream::StreamType,
     sync, tx, wallet,
     writer::{EncodedFrame, Payload},
@@ -130,6 +130,16 @@ frames! {
     BlockTransactions(compact::BlockTransactions) = 0x26, max limits::TX_BATCH_BYTES_MAX, on [BlockFetch];
     /// How I want to hear of new blocks.
     BlockRelayMode(compact::BlockRelayMode) = 0x27, max 1, on [BlockPush];
+    /// Into which shards a block was cut, signed by its proposer.
+    ShardPlan(shards::ShardPlan) = 0x28, max shards::PLAN_BYTES_MAX, on [ShardPush];
+    /// One shard with its proof.
+    Shard(shards::Shard) = 0x29, max shards::SHARD_FRAME_BYTES_MAX, on [ShardPush, BlockFetch];
+    /// Which shards I have, and whether I want others.
+    ShardHave(shards::ShardHave) = 0x2a, max 33 + shards::SHARD_SET_LEN, on [ShardPush];
+    /// Send me these shards, or those of them that you have.
+    ShardRequest(shards::ShardRequest) = 0x2b, max 32 + shards::SHARD_SET_LEN, on [BlockFetch];
+    /// Do not announce to me what pays less.
+    FeeFloor(tx::FeeFloor) = 0x2f, max 8, on [TxPush];
 
     /// What follows the first of these that you know?
     HeadersRequest(sync::HeadersRequest) = 0x30, max 2 + limits::LOCATOR_IDS_MAX * 32, on [Sync];

@@ -32,6 +32,7 @@ pub mod price;
 pub mod reader;
 pub mod reconcile;
 pub mod rpc;
+pub mod shards;
 pub mod stream;
 pub mod sync;
 pub mod tx;

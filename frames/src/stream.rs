@@ -76,6 +76,8 @@ stream_types! {
     Books = 0x0d, "books", Request;
     /// Mailboxes of wallets, and where wallets have theirs.
     Wallet = 0x0e, "wallet", Request;
+    /// Shards of large blocks: their plans, and who has which.
+    ShardPush = 0x10, "shard_push", Push;
 }
 
 /// First of the stream types that are never assigned: peers open such streams now and then, so that

@@ -5,6 +5,7 @@
 //! TxRequest     0x11  short ids of 8 bytes
 //! Transactions  0x12  for each: varint length, transaction
 //! StemTransaction  0x18  transaction
+//! FeeFloor      0x2f  gas price (8)
 //! ```
 //!
 //! A **short id** for a peer is SipHash-1-3 (Aumasson and Bernstein, "SipHash: a fast short-input
@@ -71,6 +72,24 @@ pub struct Transactions {
 /// back by flooding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StemTransaction(pub SignedTransaction);
+
+/// The least gas price that the sender's mempool takes now. Until the next such frame, transactions that pay less are
+/// not announced to it; before the first, all are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FeeFloor(pub u64);
+
+impl Payload for FeeFloor {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0.to_be_bytes());
+    }
+
+    fn decode(bytes: Bytes) -> Result<Self, PayloadError> {
+        let mut cursor = Cursor::new(bytes);
+        let gas_price = cursor.u64("gas price")?;
+        cursor.finish()?;
+        Ok(Self(gas_price))
+    }
+}
 
 impl Payload for StemTransaction {
     fn encode(&self, out: &mut Vec<u8>) {

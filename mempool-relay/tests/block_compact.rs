@@ -460,13 +460,13 @@ fn pushes_are_bounded_however_many_ask_for_them() {
     let count = PUSHED_TO_MAX as u16 + 5;
     let mut node = Node::with_peers(count);
     push_mode(&mut node, &(0..count).collect::<Vec<_>>());
-    let effects = node.give(Input::Produced { block: block(100) });
+    let effects = node.give(Input::Produced { block: block(100), fresh: Vec::new() });
     let [(pushed, ..)] = &compacts(&effects)[..] else { panic!("{effects:?}") };
     assert_eq!(pushed.len(), PUSHED_TO_MAX);
     assert_eq!(told(&effects).1.len(), 5);
     node.give(Input::RelayMode { peer: peer(0), push: false });
     let block = seal_of(ROOT, 1, many(100, 160));
-    let effects = node.give(Input::Produced { block });
+    let effects = node.give(Input::Produced { block, fresh: Vec::new() });
     assert!(!compacts(&effects)[0].0.contains(&peer(0)));
 }
 

@@ -149,7 +149,7 @@ impl Network {
         one.bodies.insert(block.header().id(), Arc::clone(block));
         one.got.push((block.header().id(), self.now));
         let head = block.header().clone();
-        self.give(node, Input::Produced { block: Arc::clone(block) });
+        self.give(node, Input::Produced { block: Arc::clone(block), fresh: Vec::new() });
         self.give(node, Input::HeadChanged { head });
     }
 
@@ -195,6 +195,16 @@ impl Network {
                 Effect::RequestTransactions { .. } | Effect::LookUp { .. } | Effect::PushCompact { .. } => {
                     panic!("nobody pushes compact blocks here")
                 }
+                // No block of these worlds is cut: none is so large, or made here.
+                Effect::PushShardPlan { .. }
+                | Effect::PushShardHave { .. }
+                | Effect::PushShard { .. }
+                | Effect::RequestShards { .. }
+                | Effect::KeepShards { .. }
+                | Effect::DropShards { .. }
+                | Effect::CutShards { .. }
+                | Effect::WorkOnShards { .. }
+                | Effect::ShardFault(_) => {}
                 Effect::State(_) | Effect::TipStale { .. } | Effect::RelayMode { .. } => {}
             }
         }

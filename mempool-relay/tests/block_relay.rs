@@ -86,7 +86,7 @@ fn merit_is_earned_by_first_deliveries_and_one_of_the_pushed_is_outbound() {
 #[test]
 fn what_we_make_goes_out_at_once_and_is_not_imported() {
     let mut node = Node::with_peers(5);
-    let effects = node.give(Input::Produced { block: seal(ROOT, 0, 300) });
+    let effects = node.give(Input::Produced { block: seal(ROOT, 0, 300), fresh: Vec::new() });
     let (pushed, announced) = told(&effects);
     assert_eq!((pushed.len(), announced.len()), (3, 2));
     assert!(imports(&effects).is_empty());

@@ -142,6 +142,7 @@ impl Pair {
                 Effect::Push { token, .. } => self.nodes[n].relay.delivered(token),
                 Effect::Request { request, ids, .. } => self.send(1 - n, Message::Fetch(request, ids)),
                 Effect::SyncRequest { request, ask, .. } => self.send(1 - n, Message::Compare(request, ask)),
+                Effect::TellFeeFloor { .. } => {}
                 Effect::Cancel { request, .. } => drop(self.nodes[n].cancelled.insert(request)),
                 Effect::Answer { request, ids, .. } => {
                     let request = self.nodes[n].open.remove(&request).unwrap();

@@ -182,7 +182,7 @@ impl Fuzzed {
                     verdict,
                 });
             }
-            Step::Produce(f, n) => self.give(Input::Produced { block: at(f, n) }),
+            Step::Produce(f, n) => self.give(Input::Produced { block: at(f, n), fresh: Vec::new() }),
             Step::Missing(p, f, n) => {
                 let block = checkpoint(at(f, n).header());
                 let block = Checkpoint { height: block.height << (n % 40), ..block };

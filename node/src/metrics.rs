@@ -205,9 +205,17 @@ metrics! {
     relay_block_transactions_found: Counter = "relay_block_transactions_found";
     /// Transactions of such blocks that were not.
     relay_block_transactions_lacked: Counter = "relay_block_transactions_lacked";
+    /// New blocks, or the part of one that was missing, put together from shards.
+    relay_blocks_sharded: Counter = "relay_blocks_sharded";
+    /// Shards received.
+    relay_shards: Counter = "relay_shards";
+    /// Shards received that were here already or of no use.
+    relay_shards_useless: Counter = "relay_shards_useless";
+    /// Proposers that signed two shard roots for one payload, or one that is not its payload's.
+    shard_faults: Counter = "shard_faults";
     /// Requests sent for new blocks: for short ids, for what is missing, for the whole.
     relay_block_requests: Counter = "relay_block_requests";
-    /// Bytes received of new blocks: short ids, transactions, bodies; those of no use included.
+    /// Bytes received of new blocks: short ids, transactions, shards, bodies; those of no use included.
     relay_block_bytes: Counter = "relay_block_bytes";
     /// Seconds from the first news of a block until it was here; not those of chain sync.
     block_arrival_seconds: Histogram = "block_arrival_seconds";

@@ -417,6 +417,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
 
     let mut inbox = InboxBuilder::new();
     let blocks = inbox.pushes(StreamType::BlockPush, 64);
+    let shards = inbox.pushes(StreamType::ShardPush, 64);
     let consensus = inbox.pushes(StreamType::Consensus, 256);
     let tx_pushes = inbox.pushes(StreamType::TxPush, 64);
     let tx_asked = inbox.requests(StreamType::TxFetch, 256);
@@ -589,6 +590,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
             entropy: ChaCha12Rng::from_seed(draw("ghost 2026 chain signatures")),
             commands: chain_commands,
             blocks,
+            shards,
             consensus,
             transactions: to_transactions.clone(),
             heads,

@@ -39,6 +39,8 @@ pub enum Domain {
     Presence,
     /// A publisher's report of a price.
     Price,
+    /// Into which shards a block was cut.
+    ShardPlan,
 }
 
 impl Domain {
@@ -52,6 +54,7 @@ impl Domain {
             Self::CallAnswer => b"ghost/call/1\0\0\0\0",
             Self::Presence => b"ghost/presence/1",
             Self::Price => b"ghost/price/1\0\0\0",
+            Self::ShardPlan => b"ghost/shards/1\0\0",
         }
     }
 }

@@ -38,6 +38,24 @@ pub const WHOLE_PUSH_BYTES_MAX: usize = 14_000;
 /// leaves in two flights of our initial window of 64 KiB.
 pub const COMPACT_PREFILL_BYTES_MAX: usize = 64 * 1024;
 
+/// Shortest payload that is cut into shards: what fits beside a compact block needs none.
+pub const SHARDED_BYTES_MIN: usize = COMPACT_PREFILL_BYTES_MAX;
+
+/// Most shards that together are the payload, and most with those that repair it: 512 of 64 KiB are the largest body,
+/// and any 512 of all 768 give it back.
+pub const SHARDS_DATA_MAX: usize = 512;
+/// See [`SHARDS_DATA_MAX`].
+pub const SHARDS_MAX: usize = SHARDS_DATA_MAX + SHARDS_DATA_MAX / 2;
+
+/// Fewest shards that together are the payload: fewer would make each hop wait for too much of it.
+pub const SHARDS_DATA_MIN: usize = 16;
+
+/// Longest shard, in bytes.
+pub const SHARD_BYTES_MAX: usize = BLOCK_BODY_BYTES_MAX / SHARDS_DATA_MAX;
+
+/// Most hashes between a shard and its root: the tree of 768 leaves is ten levels high.
+pub const SHARD_PATH_MAX: usize = 10;
+
 /// Most authorities of a chain. A finality certificate with all of them takes
 /// 82 + 128 × 66 = 8,530 bytes.
 pub const AUTHORITIES_MAX: usize = 128;
@@ -218,6 +236,9 @@ const _: () = {
     assert!(FEED_FRAME_BYTES_MAX <= FEED_SNAPSHOT_BYTES_MAX);
     assert!(RECEIPT_BYTES_MAX < LOG_ROWS_BYTES_MAX, "an answer must hold the longest entry");
     assert!(TX_BYTES_MIN < TX_BYTES_MAX);
+    assert!(SHARDS_MAX <= 1 << SHARD_PATH_MAX, "a path must reach every shard");
+    assert!(SHARD_BYTES_MAX.is_multiple_of(2), "shards are coded in units of two bytes");
+    assert!(SHARDED_BYTES_MIN >= SHARDS_DATA_MIN * 2);
     assert!(TX_BYTES_MAX < TX_BATCH_BYTES_MAX, "a frame must hold the largest transaction");
     assert!(TX_BYTES_MAX < BLOCK_BODY_BYTES_MAX);
     assert!(RECORD_ADDRESSES_MAX * MULTIADDR_BYTES_MAX + 256 <= RECORD_BYTES_MAX);

@@ -65,6 +65,28 @@ pub fn proof<T: AsRef<[u8]>>(leaves: &[T], index: usize) -> Option<Vec<Root>> {
     })
 }
 
+/// The root, and for each leaf its path as by [`proof`]. Every leaf is hashed once, so this is the way for leaves that
+/// are long or many; the hashes of the tree's nodes are computed once too.
+pub fn root_and_proofs<T: AsRef<[u8]>>(leaves: &[T]) -> (Root, Vec<Vec<Root>>) {
+    fn subtree(leaves: &[Root], paths: &mut [Vec<Root>]) -> Root {
+        if let [leaf] = leaves {
+            return *leaf;
+        }
+        let split = leaves.len().next_power_of_two() / 2;
+        let ((left, right), (left_paths, right_paths)) = (leaves.split_at(split), paths.split_at_mut(split));
+        let (left, right) = (subtree(left, left_paths), subtree(right, right_paths));
+        left_paths.iter_mut().for_each(|path| path.push(right));
+        right_paths.iter_mut().for_each(|path| path.push(left));
+        node_hash(&left, &right)
+    }
+    let mut paths = vec![Vec::new(); leaves.len()];
+    if leaves.is_empty() {
+        return (empty_root(), paths);
+    }
+    let hashes: Vec<Root> = leaves.iter().map(|leaf| leaf_hash(leaf.as_ref())).collect();
+    (subtree(&hashes, &mut paths), paths)
+}
+
 /// True if `leaf` stands at `index` among `count` leaves under `root` (RFC 9162 §2.1.3.2).
 pub fn verify(leaf: &[u8], index: usize, count: usize, path: &[Root], expected: &Root) -> bool {
     fn climb(index: usize, count: usize, leaf: Root, path: &[Root]) -> Option<Root> {
@@ -101,7 +123,14 @@ mod tests {
                 }
             }
             assert_eq!(proof(&leaves, count), None);
+            let paths = (0..count).map(|index| proof(&leaves, index).unwrap()).collect();
+            assert_eq!(root_and_proofs(&leaves), (root, paths));
         }
+    }
+
+    #[test]
+    fn no_leaves_have_no_proofs() {
+        assert_eq!(root_and_proofs::<[u8; 1]>(&[]), (empty_root(), Vec::new()));
     }
 
     #[test]

@@ -44,6 +44,8 @@
 //! The id is BLAKE3 over all of it, signature included. The signature scheme leaves a third party no
 //! way to alter a byte (see [`crate::keys`]), so nobody but the sender can make two ids of one intent.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::{
@@ -304,8 +306,13 @@ impl Transaction {
 }
 
 /// A well-formed transaction with the bytes it came in. Its signature is *not* checked yet.
+///
+/// A clone is one more pointer to the same: pool, block under construction and block share it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SignedTransaction {
+pub struct SignedTransaction(Arc<Parsed>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Parsed {
     bytes: Bytes,
     id: TxId,
     sender: Address,
@@ -313,9 +320,8 @@ pub struct SignedTransaction {
     body: Transaction,
 }
 
-impl SignedTransaction {
-    /// Parses one transaction that fills `bytes` exactly. The bytes are shared, not copied.
-    pub fn parse(bytes: Bytes) -> Result<Self, LayoutError> {
+impl Parsed {
+    fn parse(bytes: Bytes) -> Result<Self, LayoutError> {
         if bytes.len() > TX_BYTES_MAX || bytes.len() < TX_BYTES_MIN {
             return Err(LayoutError::OutOfRange {
                 field: "transaction length",
@@ -403,10 +409,18 @@ impl SignedTransaction {
     fn signed_part(&self) -> &[u8] {
         &self.bytes[..self.bytes.len() - SIGNATURE_LEN]
     }
+}
+
+impl SignedTransaction {
+    /// Parses one transaction that fills `bytes` exactly. The bytes are shared, not copied.
+    pub fn parse(bytes: Bytes) -> Result<Self, LayoutError> {
+        Parsed::parse(bytes).map(|parsed| Self(Arc::new(parsed)))
+    }
 
     /// Checks the signature.
     pub fn verify(self) -> Result<VerifiedTransaction, BadSignature> {
-        self.body.sender_key.verify(Domain::Transaction, &[self.signed_part()], &self.signature)?;
+        let parsed = &self.0;
+        parsed.body.sender_key.verify(Domain::Transaction, &[parsed.signed_part()], &parsed.signature)?;
         Ok(VerifiedTransaction(self))
     }
 
@@ -419,7 +433,7 @@ impl SignedTransaction {
         // Below four, the set-up of a batch costs more than it saves.
         if transactions.len() >= 4 {
             let mut batch = Batch::new();
-            for tx in &transactions {
+            for tx in transactions.iter().map(|tx| &tx.0) {
                 batch.push(&tx.body.sender_key, Domain::Transaction, &[tx.signed_part()], &tx.signature);
             }
             if batch.verify(entropy).is_ok() {
@@ -431,7 +445,33 @@ impl SignedTransaction {
 
     /// The same with bytes of its own. A transaction cut out of a frame keeps the whole frame in
     /// memory: detach it before it is kept.
-    pub fn detached(mut self) -> Self {
+    pub fn detached(self) -> Self {
+        Self(Arc::new(Arc::unwrap_or_clone(self.0).detached()))
+    }
+
+    /// BLAKE3 over [`Self::bytes`].
+    pub fn id(&self) -> TxId {
+        self.0.id
+    }
+
+    /// The account of the sender key.
+    pub fn sender(&self) -> Address {
+        self.0.sender
+    }
+
+    /// The bytes as received.
+    pub fn bytes(&self) -> &Bytes {
+        &self.0.bytes
+    }
+
+    /// The fields.
+    pub fn body(&self) -> &Transaction {
+        &self.0.body
+    }
+}
+
+impl Parsed {
+    fn detached(mut self) -> Self {
         self.bytes = Bytes::copy_from_slice(&self.bytes);
         let end = self.bytes.len() - SIGNATURE_LEN;
         match &mut self.body.action {
@@ -450,26 +490,6 @@ impl SignedTransaction {
         }
         self
     }
-
-    /// BLAKE3 over [`Self::bytes`].
-    pub fn id(&self) -> TxId {
-        self.id
-    }
-
-    /// The account of the sender key.
-    pub fn sender(&self) -> Address {
-        self.sender
-    }
-
-    /// The bytes as received.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    /// The fields.
-    pub fn body(&self) -> &Transaction {
-        &self.body
-    }
 }
 
 fn bounded(field: &'static str, value: u64, min: u64, max: u64) -> Result<u64, LayoutError> {
@@ -482,9 +502,9 @@ fn bounded(field: &'static str, value: u64, min: u64, max: u64) -> Result<u64, L
 impl std::fmt::Debug for SignedTransaction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SignedTransaction")
-            .field("id", &self.id)
-            .field("sender", &self.sender)
-            .field("nonce", &self.body.nonce)
+            .field("id", &self.id())
+            .field("sender", &self.sender())
+            .field("nonce", &self.body().nonce)
             .finish_non_exhaustive()
     }
 }

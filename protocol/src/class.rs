@@ -4,8 +4,8 @@
 //! own quota for what comes in, its own bounded queues for what goes out, and a priority that the
 //! transport honours when the link is full.
 //!
-//! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M + 64 K =
-//! 2.3 MiB; sent and not acknowledged, 1.5 MiB, together less than 4 MiB; incoming, what the
+//! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M + 64 K + 512 K =
+//! 2.9 MiB; sent and not acknowledged, 1.5 MiB, together less than 5 MiB; incoming, what the
 //! connection's flow control window allows, 3.25 MiB; answers to its requests, one chunk each for
 //! 64 + 16 + 16 + 16 + 16 + 8 + 8 + 6 + 2 requests. A subscription to a book or a price has no queue: it reads from a ring
 //! that all share.
@@ -50,6 +50,8 @@ pub enum Class {
     Wallet,
     /// Prices, to peers and to subscribers.
     Oracle,
+    /// Shards of large blocks.
+    Shard,
 }
 
 /// The numbers of a class.
@@ -90,7 +92,7 @@ const MIB: usize = 1024 * KIB;
 
 impl Class {
     /// Every class, in declaration order; the index of a class is its `as usize`.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Control,
         Self::Consensus,
         Self::Block,
@@ -102,6 +104,7 @@ impl Class {
         Self::Sync,
         Self::Wallet,
         Self::Oracle,
+        Self::Shard,
     ];
 
     /// The class of a stream type.
@@ -118,6 +121,7 @@ impl Class {
             StreamType::Sync | StreamType::TxSync => Self::Sync,
             StreamType::Wallet => Self::Wallet,
             StreamType::Oracle | StreamType::Prices => Self::Oracle,
+            StreamType::ShardPush => Self::Shard,
         }
     }
 
@@ -135,6 +139,7 @@ impl Class {
             Self::Sync => "sync",
             Self::Wallet => "wallet",
             Self::Oracle => "oracle",
+            Self::Shard => "shard",
         }
     }
 
@@ -162,6 +167,10 @@ impl Class {
                 // blocks, for a price that waits is a wrong one; 64 KiB queue 640 reports, the oldest of which
                 // newer ones supersede.
                 Self::Oracle => (5, 2048, 256 * KIB, 16, 64 * KIB, SlowPolicy::DropOldest),
+                // All 768 shards of the largest block fit the burst, and who has which, 50 times a second. Below
+                // what is small and urgent: a block by its short ids must not wait for one by its shards. The queue
+                // holds eight; the core keeps fewer unacknowledged.
+                Self::Shard => (4, 512, 64 * MIB, 0, MIB / 2, SlowPolicy::Refuse),
             };
         ClassSpec {
             priority,
@@ -218,8 +227,8 @@ mod tests {
                 if pushes { table.spec(Class::of(*stream)).queue_bytes } else { 0 }
             })
             .sum();
-        assert_eq!(queued, 16 * KIB + 256 * KIB + 2 * MIB + 64 * KIB);
-        assert!(queued + (crate::transport::quic::tuning::SEND_WINDOW as usize) < 4 * MIB);
+        assert_eq!(queued, 16 * KIB + 256 * KIB + 2 * MIB + 64 * KIB + MIB / 2);
+        assert!(queued + (crate::transport::quic::tuning::SEND_WINDOW as usize) < 5 * MIB);
     }
 
     #[test]

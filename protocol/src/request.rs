@@ -136,11 +136,17 @@ impl Answer {
     /// The next frame, or `None` at the end. Each may take as long as the request allowed, and a
     /// long frame as long as its length deserves.
     pub async fn next(&mut self) -> Result<Option<Frame>, RequestError> {
+        self.next_watched(|_| ()).await
+    }
+
+    /// As [`Self::next`]; `came` is told how many bytes were read, each time some were: a long frame on a slow link
+    /// takes minutes, and who waits for it would take the peer for silent.
+    pub async fn next_watched(&mut self, came: impl FnMut(usize)) -> Result<Option<Frame>, RequestError> {
         if self.ended {
             return Ok(None);
         }
         let deadline = Instant::now() + self.patience;
-        match read_frame(&mut self.recv, &mut self.reader, Some(deadline)).await {
+        match read_frame(&mut self.recv, &mut self.reader, Some(deadline), came).await {
             Ok((frame, bytes)) => {
                 self.tally.received(self.class, 1, bytes);
                 Ok(Some(frame))
@@ -162,7 +168,7 @@ impl Answer {
         if self.ended {
             return Ok(None);
         }
-        match read_frame(&mut self.recv, &mut self.reader, None).await {
+        match read_frame(&mut self.recv, &mut self.reader, None, |_| ()).await {
             Ok((frame, bytes)) => {
                 self.tally.received(self.class, 1, bytes);
                 Ok(Some(frame))

@@ -152,3 +152,8 @@ async fn a_sender_of_junk_is_thrown_out_and_costs_little() {
 async fn scenario_42_a_churner_of_a_hundred_connections_a_second_delays_no_transfer() {
     costs(Role::Churner, 1, 200.0, 40.0).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn scenario_22_a_symbol_poisoner_delays_no_transfer() {
+    costs(Role::SymbolPoisoner, 1, 200.0, 4.0).await;
+}

@@ -16,8 +16,9 @@ use ghost_frames::{
         COUNTED_SYMBOLS, CodedSymbol, Inventory, InventoryRequest, MissingRequest, SketchId, Symbols,
         SymbolsRequest,
     },
+    shards::{Shard, ShardHave, ShardPlan, ShardRequest, ShardRoot, ShardSet},
     sync::{CertificateRequest, Headers, HeadersRequest},
-    tx::{ShortId, StemTransaction, Transactions, TxAnnounce, TxAnnounceEntry, TxRequest},
+    tx::{FeeFloor, ShortId, StemTransaction, Transactions, TxAnnounce, TxAnnounceEntry, TxRequest},
     wallet::{
         DepositProof, MailboxAcknowledge, MailboxAnswer, MailboxCollect, MailboxDelivery, MailboxDeposit,
         MailboxGrant, MailboxOpen, MailboxOutcome, PresenceAnswer, PresencePublish, PresenceRequest,
@@ -38,6 +39,14 @@ use crate::{contracts, samples::transfer, vectors::read_all};
 
 pub(crate) fn bytes(len: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), len).prop_map(Bytes::from)
+}
+
+fn shard_set() -> impl Strategy<Value = ShardSet> {
+    btree_set(0..SHARDS_MAX as u16, 0..50).prop_map(|indexes| {
+        let mut set = ShardSet::default();
+        indexes.into_iter().for_each(|index| set.insert(index));
+        set
+    })
 }
 
 fn id() -> impl Strategy<Value = BlockId> {
@@ -300,6 +309,55 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
         }
         "BlockTransactions" => boxed(placed(12).prop_map(|transactions| BlockTransactions { transactions })),
         "BlockRelayMode" => boxed(select(vec![BlockRelayMode::Announce, BlockRelayMode::Push])),
+        "ShardPlan" => boxed((vec(0..300u32, 0..9), any::<[u8; 32]>(), 65_536..=80_000u32).prop_map(
+            |(mut indexes, root, body_bytes)| {
+                indexes.sort_unstable();
+                indexes.dedup();
+                let fields = HeaderFields {
+                    parent: BlockId([1; 32]),
+                    height: 1,
+                    slot: 1,
+                    proposer: 0,
+                    tx_count: 300,
+                    body_bytes,
+                    tx_root: [2; 32],
+                    receipt_root: [3; 32],
+                    state: [4; 32],
+                    gas_used: 5,
+                };
+                let (genesis, key) = (GenesisId([6; 32]), KeyPair::from_seed(&[7; 32]));
+                let header = fields.seal(&genesis, &key);
+                ShardPlan::seal(header, body_bytes, ShardRoot(root), indexes, &genesis, &key)
+            },
+        )),
+        "Shard" => boxed(
+            (
+                any::<[u8; 32]>(),
+                0..SHARDS_MAX as u16,
+                vec(any::<[u8; 32]>(), 0..=SHARD_PATH_MAX),
+                bytes(1..500),
+            )
+                .prop_map(|(root, index, path, bytes)| Shard {
+                    root: ShardRoot(root),
+                    index,
+                    path,
+                    bytes,
+                }),
+        ),
+        "ShardHave" => {
+            boxed((any::<[u8; 32]>(), any::<bool>(), shard_set()).prop_map(|(root, wants, have)| ShardHave {
+                root: ShardRoot(root),
+                wants,
+                have,
+            }))
+        }
+        "ShardRequest" => boxed((any::<[u8; 32]>(), shard_set(), 0..SHARDS_MAX as u16).prop_map(
+            |(root, mut wanted, one)| {
+                wanted.insert(one);
+                ShardRequest { root: ShardRoot(root), wanted }
+            },
+        )),
+        "FeeFloor" => boxed(any::<u64>().prop_map(FeeFloor)),
         "HeadersRequest" => boxed(
             (1..=HEADERS_PER_ANSWER_MAX as u16, vec(id(), 1..=LOCATOR_IDS_MAX))
                 .prop_map(|(limit, locator)| HeadersRequest { limit, locator }),

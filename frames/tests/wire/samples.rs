@@ -11,7 +11,9 @@ use ghost_frames::{
     },
     consensus, contract, control, discovery, price,
     reconcile::{Inventory, InventoryRequest, MissingRequest, Symbols, SymbolsRequest},
-    sync, tx,
+    shards::{Shard, ShardHave, ShardPlan, ShardRequest, ShardRoot, ShardSet},
+    sync,
+    tx::{self, FeeFloor},
     wallet::{
         DepositProof, MailboxAcknowledge, MailboxAnswer, MailboxCollect, MailboxDelivery, MailboxDeposit,
         MailboxGrant, MailboxOpen, MailboxOutcome, PresenceAnswer, PresencePublish, PresenceRequest,
@@ -20,7 +22,9 @@ use ghost_frames::{
 use ghost_proto::{
     Address, AuthoritySet, Block, BlockBuilder, BlockId, Call, CallAnswer, Checkpoint, FeedSpec,
     FinalityCertificate, Genesis, Header, KeyPair, MailboxAt, Multiaddr, Outcome, PeerId, PeerRecord,
-    Presence, PresenceBody, Quote, Receipt, Report, SignedTransaction, TxId, Vote, block, message as m,
+    Presence, PresenceBody, Quote, Receipt, Report, SignedTransaction, TxId, Vote,
+    block::{self, HeaderFields},
+    merkle, message as m,
     price::{Equivocation, ReportFields},
     record,
     tx::{Action, Transaction},
@@ -269,6 +273,37 @@ impl World {
         }
     }
 
+    /// Shards of a payload of 70,000 bytes: the n-th byte of it is n mod 251. What repairs it stands for itself here; the code is frozen elsewhere.
+    fn shard(&self, index: u16) -> Shard {
+        let pieces: Vec<Vec<u8>> = (0..24usize)
+            .map(|piece| {
+                let byte = |at: usize| if at < 70_000 { (at % 251) as u8 } else { 0 };
+                (0..4_376).map(|at| byte(piece * 4_376 + at)).collect()
+            })
+            .collect();
+        let (root, paths) = merkle::root_and_proofs(&pieces);
+        let at = usize::from(index);
+        Shard { root: ShardRoot(root), index, path: paths[at].clone(), bytes: pieces[at].clone().into() }
+    }
+
+    fn shard_plan(&self, indexes: Vec<u32>) -> ShardPlan {
+        let fields = HeaderFields {
+            parent: self.next.header().id(),
+            height: 3,
+            slot: 3,
+            proposer: 3,
+            tx_count: 300,
+            body_bytes: 70_000,
+            tx_root: [3; 32],
+            receipt_root: [4; 32],
+            state: [5; 32],
+            gas_used: 6,
+        };
+        let key = &self.authorities[3];
+        let header = fields.seal(&self.genesis.id(), key);
+        ShardPlan::seal(header, 70_000, self.shard(0).root, indexes, &self.genesis.id(), key)
+    }
+
     fn block_ref(&self, header: &Header) -> m::BlockRef {
         m::BlockRef { height: header.height, id: id(&header.id()), slot: header.slot }
     }
@@ -317,7 +352,7 @@ impl World {
 
     fn overlay_samples(&self) -> Vec<Sample> {
         use StreamType::{
-            BlockFetch, BlockPush, Consensus, Control, Discovery, Sync, TxFetch, TxPush, TxSync,
+            BlockFetch, BlockPush, Consensus, Control, Discovery, ShardPush, Sync, TxFetch, TxPush, TxSync,
         };
         let (first, second) = (&self.transactions[0], &self.transactions[1]);
         let entry = |tx: &SignedTransaction| tx::TxAnnounceEntry {
@@ -490,6 +525,49 @@ impl World {
             ),
             sample("ask for pushed blocks", BlockPush, BlockRelayMode::Push, "compact, unasked"),
             sample("ask for announcements", BlockPush, BlockRelayMode::Announce, "by header again"),
+            sample(
+                "a plan of a whole body",
+                ShardPush,
+                self.shard_plan(Vec::new()),
+                "a body of 70,000 bytes in 16 shards and 8 that repair it",
+            ),
+            sample(
+                "a plan of a part",
+                ShardPush,
+                self.shard_plan(vec![0, 2, 200]),
+                "of the same block the first, the third and the 201st transaction, 70,000 bytes too",
+            ),
+            sample("a shard", ShardPush, self.shard(5), "the sixth of the first plan"),
+            sample(
+                "a shard, asked for",
+                BlockFetch,
+                self.shard(23),
+                "the last of the first plan, which repairs",
+            ),
+            sample(
+                "have some shards",
+                ShardPush,
+                ShardHave { root: self.shard(0).root, wants: true, have: ShardSet::first(3) },
+                "the first three, and others are welcome",
+            ),
+            sample(
+                "have all shards",
+                ShardPush,
+                ShardHave { root: self.shard(0).root, wants: false, have: ShardSet::first(24) },
+                "all 24, and none is wanted",
+            ),
+            sample(
+                "request shards",
+                BlockFetch,
+                ShardRequest { root: self.shard(0).root, wanted: ShardSet::first(9) },
+                "the first nine",
+            ),
+            sample(
+                "a fee floor",
+                TxPush,
+                FeeFloor(1_000),
+                "nothing below 1,000 base units for a unit of gas",
+            ),
             sample(
                 "request headers",
                 Sync,

@@ -137,7 +137,7 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             }
         };
     use StreamType::{
-        BlockFetch, BlockPush, Books, Consensus, Control, Discovery, Events, Oracle, Prices, Rpc, Sync,
+        BlockFetch, BlockPush, Books, Consensus, Control, Discovery, Events, Oracle, Prices, Rpc, ShardPush, Sync,
         TxFetch, TxPush, TxSync, Wallet,
     };
     vec![
@@ -337,6 +337,15 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             &["BlockTransactions"],
             "and end",
         ),
+        make(
+            "pushed shards",
+            ShardPush,
+            true,
+            &[bytes("a plan of a whole body"), bytes("have some shards"), bytes("a shard")],
+            &["ShardPlan", "ShardHave", "Shard"],
+            "a plan that is passed on, what is here of it, and one shard unasked",
+        ),
+        make("shards, asked", BlockFetch, true, &[bytes("request shards")], &["ShardRequest"], "by a set"),
         make(
             "headers, asked",
             Sync,

@@ -130,6 +130,13 @@ impl Stage {
 /// Where nothing is known of places, the whole is one thing to be asked for.
 const THE_WHOLE: u32 = 0;
 
+/// What comes in shards, and until when it is waited for.
+#[derive(Debug)]
+struct Hold {
+    until: Instant,
+    places: Vec<u32>,
+}
+
 /// One wanted block. Sources stand in the order they announced it.
 #[derive(Debug)]
 struct Fetch {
@@ -143,6 +150,8 @@ struct Fetch {
     /// What was put together from short ids was not the block, or hardly any of it was in the pool. Not tried again: each try costs
     /// a pass over the pool.
     whole_only: bool,
+    /// What nobody is asked for because it comes in shards.
+    hold: Option<Hold>,
 }
 
 impl Fetch {
@@ -216,6 +225,16 @@ impl Fetch {
     fn change(&mut self, stage: Stage, free: Vec<u32>) {
         self.stage = stage;
         self.free = free;
+        self.hold = None;
+    }
+
+    /// What was to come in shards is asked for like everything else.
+    fn let_go(&mut self) {
+        if let Some(hold) = self.hold.take() {
+            self.free.extend(self.stage.wanted(hold.places));
+            self.free.sort_unstable();
+            self.free.dedup();
+        }
     }
 
     /// Ends all requests: what comes of them is of no use any more.
@@ -297,6 +316,7 @@ impl FetchTracker {
             not_before,
             told: now,
             whole_only: false,
+            hold: None,
         });
         fetch.not_before = fetch.not_before.min(not_before);
         if fetch.source(&peer).is_none() {
@@ -345,6 +365,11 @@ impl FetchTracker {
         let missing = rebuild.missing();
         fetch.change(Stage::Missing(rebuild), missing);
         fetch.stage.rebuild().map(|rebuild| (rebuild, pooled))
+    }
+
+    /// A block being put together.
+    pub(crate) fn rebuild(&self, id: &BlockId) -> Option<&Rebuild> {
+        self.wanted.get(id)?.stage.rebuild()
     }
 
     /// Transactions came for a block.
@@ -404,10 +429,72 @@ impl FetchTracker {
         fetch.whole_only = true;
     }
 
+    /// True if the block is wanted, and as a whole.
+    pub(crate) fn wants_whole(&self, id: &BlockId) -> bool {
+        self.wanted.get(id).is_some_and(|fetch| matches!(fetch.stage, Stage::Whole))
+    }
+
+    /// Places of a block that are known to be missing; `None` before the pool was asked.
+    pub(crate) fn missing(&self, id: &BlockId) -> Option<Vec<u32>> {
+        match &self.wanted.get(id)?.stage {
+            Stage::Missing(rebuild) => Some(rebuild.missing()),
+            _ => None,
+        }
+    }
+
+    /// The body, or these transactions of it, come in shards: nobody is asked for them until `until`, if nothing comes by then.
+    pub(crate) fn hold(
+        &mut self,
+        id: &BlockId,
+        places: Option<&[u32]>,
+        until: Instant,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(fetch) = self.wanted.get_mut(id) else { return };
+        let places = match places {
+            Some(places) => fetch.stage.wanted(places.to_vec()),
+            None => {
+                fetch.cancel_all(now, &mut self.requests, effects);
+                vec![THE_WHOLE]
+            }
+        };
+        fetch.free.retain(|place| places.binary_search(place).is_err());
+        fetch.hold = Some(Hold { until, places });
+    }
+
+    /// Shards of it came.
+    pub(crate) fn hold_on(&mut self, id: &BlockId, until: Instant) {
+        if let Some(hold) = self.wanted.get_mut(id).and_then(|fetch| fetch.hold.as_mut()) {
+            hold.until = until;
+        }
+    }
+
+    /// They will bring nothing.
+    pub(crate) fn let_go(&mut self, id: &BlockId) {
+        if let Some(fetch) = self.wanted.get_mut(id) {
+            fetch.let_go();
+        }
+    }
+
+    /// Transactions came that nobody was asked for by place.
+    pub(crate) fn fill(&mut self, id: &BlockId, transactions: Vec<PlacedTransaction>) -> Progress {
+        let Some(Fetch { stage: Stage::Missing(rebuild), free, hold, .. }) = self.wanted.get_mut(id) else {
+            return Progress::Waiting;
+        };
+        *hold = None;
+        transactions.into_iter().for_each(|placed| _ = rebuild.fill(placed));
+        free.retain(|place| rebuild.is_missing(*place));
+        if rebuild.missing_count() == 0 { Progress::Complete } else { Progress::Waiting }
+    }
+
     /// Asks whoever is to be asked by now, and gives up requests without progress.
     pub(crate) fn pump(&mut self, now: Instant, next_request: &mut u64, effects: &mut Vec<Effect>) {
         let requests = &mut self.requests;
         for (id, fetch) in &mut self.wanted {
+            if fetch.hold.as_ref().is_some_and(|hold| hold.until <= now) {
+                fetch.let_go();
+            }
             for at in 0..fetch.sources.len() {
                 let source = &mut fetch.sources[at];
                 if source.asked().is_none_or(|asked| now < asked.mark + asked.limit) {
@@ -464,7 +551,8 @@ impl FetchTracker {
         let asks = self.wanted.values().filter_map(|fetch| fetch.next_ask_at(may_ask));
         let stalls =
             self.wanted.values().flat_map(|fetch| fetch.in_flight().map(|asked| asked.mark + asked.limit));
-        asks.chain(stalls).min()
+        let holds = self.wanted.values().filter_map(|fetch| fetch.hold.as_ref().map(|hold| hold.until));
+        asks.chain(stalls).chain(holds).min()
     }
 
     /// Who was asked for what, if the request is one of ours and still open.

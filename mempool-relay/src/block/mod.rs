@@ -20,6 +20,8 @@ mod rebuild;
 mod received;
 pub mod relay;
 pub mod serve;
+mod sharded;
+pub mod shards;
 mod stats;
 
 pub use compact::{Found, ShortIds};

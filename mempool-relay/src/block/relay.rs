@@ -16,6 +16,7 @@ use super::{
     fetch::{FetchTracker, Progress},
     known::KnownBlocks,
     rebuild::{PartialBlock, Rebuild, Rebuilt},
+    shards::{self, ShardSwarm},
     stats::BlockStats,
 };
 use crate::sync::{Effect, ImportOutcome, Offence, RequestId};
@@ -35,9 +36,9 @@ const PASS_ON_MISSING: (usize, usize) = (1, 4);
 /// With less, the body in one piece is shorter than its transactions with their places.
 const REBUILD_FOUND: (usize, usize) = (1, 10);
 
-/// Share of transactions found below which an announced block is asked for whole: a node that is catching
+/// Share of transactions found below which an announced block is asked for whole, or taken in shards: a node that is catching
 /// up has no pool to speak of. Pushed compact blocks go on to be tried, and raise it again.
-const HIT_RATE_MIN: f64 = 0.25;
+pub(super) const HIT_RATE_MIN: f64 = 0.25;
 
 /// Weight of the newest block in the hit rate: after five without a hit a node asks for blocks whole.
 const HIT_RATE_WEIGHT: f64 = 0.25;
@@ -85,6 +86,15 @@ struct Pending {
     handed: bool,
 }
 
+/// How a block is written in short ids.
+#[derive(Clone, Copy)]
+enum How<'a> {
+    /// As it was put together from short ids.
+    Rebuilt(&'a Rebuilt),
+    /// Anew, with these transactions whole.
+    Own(&'a [(u32, &'a ghost_proto::SignedTransaction)]),
+}
+
 /// Blocks that must be left to chain sync: who claims them.
 pub(crate) type Orphans = Vec<(PeerId, Checkpoint)>;
 
@@ -92,14 +102,19 @@ pub(crate) type Orphans = Vec<(PeerId, Checkpoint)>;
 #[derive(Debug)]
 pub(crate) struct BlockRelay {
     seed: [u8; 32],
-    hit_rate: f64,
-    stats: BlockStats,
+    pub(super) hit_rate: f64,
+    pub(super) stats: BlockStats,
     waits: Vec<Duration>,
     peers: BTreeMap<PeerId, Peer>,
-    fetches: FetchTracker,
+    pub(super) fetches: FetchTracker,
     pending: BTreeMap<BlockId, Pending>,
     pending_bytes: usize,
     siblings: BTreeMap<u64, Vec<BlockId>>,
+    pub(super) swarm: ShardSwarm,
+    /// The latest imported, whose plans may still come.
+    pub(super) latest: KnownBlocks,
+    /// Transactions that came in shards before the pool had been asked for their block.
+    pub(super) early: VecDeque<(BlockId, Vec<PlacedTransaction>)>,
 }
 
 fn checkpoint(header: &Header) -> Checkpoint {
@@ -123,6 +138,9 @@ impl BlockRelay {
             pending: BTreeMap::new(),
             pending_bytes: 0,
             siblings: BTreeMap::new(),
+            swarm: ShardSwarm::new(&seed),
+            latest: KnownBlocks::default(),
+            early: VecDeque::new(),
         }
     }
 
@@ -140,6 +158,7 @@ impl BlockRelay {
         let fresh =
             Peer { outbound, rtt, known, announced, merit: 0.0, favoured: false, wants_pushes: false };
         self.peers.insert(peer, fresh);
+        self.swarm.peer_up(peer, rtt);
         self.favour(effects);
     }
 
@@ -180,6 +199,7 @@ impl BlockRelay {
     /// Blocks that only this peer had are nobody's claim any more; blocks above them are.
     pub(crate) fn peer_down(&mut self, peer: &PeerId, effects: &mut Vec<Effect>) -> Orphans {
         self.peers.remove(peer);
+        self.swarm.peer_down(peer);
         self.favour(effects);
         let mut orphans = Vec::new();
         for id in self.fetches.peer_down(peer) {
@@ -228,8 +248,18 @@ impl BlockRelay {
         let pushed_soon = large
             && !entry.favoured
             && self.peers.values().any(|other| other.favoured && !other.known.contains(&id));
-        let not_before = if pushed_soon { now + PUSH_PATIENCE } else { now };
-        self.fetches.announced(peer, header, compact, not_before, now);
+        // What is cut into shards comes with a plan, and with less for whoever sends it.
+        let cut_soon = !compact && header.body_bytes as usize >= shards::WHOLE_BYTES_MIN;
+        let patience = match () {
+            () if cut_soon => shards::PLAN_PATIENCE,
+            () if pushed_soon => PUSH_PATIENCE,
+            () => Duration::ZERO,
+        };
+        let known = self.fetches.header(&id).is_some();
+        self.fetches.announced(peer, header, compact, now + patience, now);
+        if !known {
+            self.take_stances(&id, now, effects);
+        }
         while let Some(entry) = self.peers.get_mut(&peer)
             && entry.announced.len() > ANNOUNCED_PER_PEER_MAX
             && let Some(oldest) = entry.announced.pop_front()
@@ -283,10 +313,22 @@ impl BlockRelay {
             self.stats.rebuilt_at_once += 1;
             return self.complete(id, now, effects);
         }
+        // What came in shards before the pool was asked.
+        if let Some(early) = self.take_early(&id)
+            && self.fetches.fill(&id, early) == Progress::Complete
+        {
+            return self.complete(id, now, effects);
+        }
         if (count - missing) * REBUILD_FOUND.1 < count * REBUILD_FOUND.0 {
             self.stats.whole_instead += 1;
             self.fetches.want_whole(&id, now, effects);
-        } else if missing * PASS_ON_MISSING.1 <= count * PASS_ON_MISSING.0 {
+            self.take_stances(&id, now, effects);
+            return Vec::new();
+        }
+        self.take_stances(&id, now, effects);
+        if missing * PASS_ON_MISSING.1 <= count * PASS_ON_MISSING.0
+            && let Some(rebuild) = self.fetches.rebuild(&id)
+        {
             let (compact, partial) = rebuild.pass_on();
             let unaware = self.unaware(&id);
             self.push_compact(&unaware, compact, Some(Arc::new(partial)), effects);
@@ -315,7 +357,7 @@ impl BlockRelay {
         }
     }
 
-    fn complete(&mut self, id: BlockId, now: Instant, effects: &mut Vec<Effect>) -> Orphans {
+    pub(super) fn complete(&mut self, id: BlockId, now: Instant, effects: &mut Vec<Effect>) -> Orphans {
         match self.fetches.finish(&id, now, effects) {
             Some((block, rebuilt, from)) => {
                 self.stats.rebuilt += 1;
@@ -323,6 +365,7 @@ impl BlockRelay {
             }
             None => {
                 self.stats.whole_instead += 1;
+                self.take_stances(&id, now, effects);
                 Vec::new()
             }
         }
@@ -350,7 +393,7 @@ impl BlockRelay {
         self.stats.bytes += size(block.header()) as u64;
     }
 
-    fn take(
+    pub(super) fn take(
         &mut self,
         from: PeerId,
         block: Arc<Block>,
@@ -380,16 +423,25 @@ impl BlockRelay {
         self.pending_bytes += bytes;
         self.credit(&first);
         self.favour(effects);
-        self.spread(&block, rebuilt, effects);
+        self.spread(&block, rebuilt.map_or(How::Own(&[]), How::Rebuilt), effects);
         self.pending.insert(id, Pending { block, from, handed: false });
         self.hand_over(id, effects);
+        self.take_stances(&id, now, effects);
         Vec::new()
     }
 
     /// A block of our own making.
-    pub(crate) fn produced(&mut self, block: &Arc<Block>, effects: &mut Vec<Effect>) {
+    pub(crate) fn produced(&mut self, block: &Arc<Block>, fresh: Vec<u32>, effects: &mut Vec<Effect>) {
         self.admit_sibling(block.header());
-        self.spread(block, None, effects);
+        self.latest.insert(block.header().id());
+        let cut = Self::to_be_cut(block, &fresh);
+        let at = |place: &u32| Some((*place, block.transactions().get(*place as usize)?));
+        // What is cut does not stand in the compact block as well.
+        let whole: Vec<_> = if cut.is_empty() { fresh.iter().filter_map(at).collect() } else { Vec::new() };
+        self.spread(block, How::Own(&whole), effects);
+        for indexes in cut {
+            effects.push(Effect::CutShards { block: Arc::clone(block), indexes });
+        }
     }
 
     /// Tells those who are not known to have it of a block that came by another way.
@@ -414,7 +466,7 @@ impl BlockRelay {
         };
         self.pending_bytes -= size(pending.block.header());
         match outcome {
-            ImportOutcome::Stored => {}
+            ImportOutcome::Stored => self.latest.insert(id),
             ImportOutcome::Failed => {
                 orphans.push((pending.from, checkpoint(pending.block.header())));
                 self.drop_children(id, &mut orphans, effects);
@@ -470,12 +522,13 @@ impl BlockRelay {
 
     pub(crate) fn pump(&mut self, now: Instant, next_request: &mut u64, effects: &mut Vec<Effect>) {
         let before = *next_request;
+        self.swarm.pump(now, next_request, effects);
         self.fetches.pump(now, next_request, effects);
         self.stats.requests += *next_request - before;
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.fetches.next_deadline()
+        self.fetches.next_deadline().into_iter().chain(self.swarm.next_deadline()).min()
     }
 
     /// Blocks wanted, blocks here and not imported, bytes of the latter.
@@ -483,7 +536,7 @@ impl BlockRelay {
         (self.fetches.len(), self.pending.len(), self.pending_bytes)
     }
 
-    fn admit_sibling(&mut self, header: &Header) -> bool {
+    pub(super) fn admit_sibling(&mut self, header: &Header) -> bool {
         let slot = self.siblings.entry(header.slot).or_default();
         let id = header.id();
         if slot.contains(&id) {
@@ -523,15 +576,20 @@ impl BlockRelay {
         effects.push(Effect::Announce { peers, header: header.clone() });
     }
 
-    fn spread(&mut self, block: &Arc<Block>, rebuilt: Option<&Rebuilt>, effects: &mut Vec<Effect>) {
+    fn spread(&mut self, block: &Arc<Block>, how: How<'_>, effects: &mut Vec<Effect>) {
         let id = block.header().id();
         let mut rest = self.unaware(&id);
         if size(block.header()) > WHOLE_PUSH_BYTES_MAX {
             if rest.iter().any(|peer| self.peers[peer].wants_pushes) {
-                let compact = match rebuilt {
-                    Some(rebuilt) => rebuilt.compact(block),
-                    None => ShortIds::of(block, self.nonce(&id))
-                        .compact(block.header().clone(), ShortIds::never_pooled(block)),
+                let compact = match how {
+                    How::Rebuilt(rebuilt) => rebuilt.compact(block),
+                    How::Own(whole) => {
+                        let never_pooled = ShortIds::never_pooled(block);
+                        let mut whole: Vec<_> = whole.iter().copied().chain(never_pooled).collect();
+                        whole.sort_by_key(|(place, _)| *place);
+                        whole.dedup_by_key(|(place, _)| *place);
+                        ShortIds::of(block, self.nonce(&id)).compact(block.header().clone(), whole)
+                    }
                 };
                 self.push_compact(&rest, compact, None, effects);
                 rest = self.unaware(&id);

@@ -21,7 +21,13 @@ pub struct BlockStats {
     /// Requests sent for short ids, transactions by place, and whole blocks. Over `whole` and `rebuilt` it gives the round
     /// trips of a block.
     pub requests: u64,
-    /// Bytes of short ids, transactions by place and whole blocks that came, those of no use included.
+    /// Blocks, or the part of one that was missing, put together from shards.
+    pub sharded: u64,
+    /// Shards that came.
+    pub shards: u64,
+    /// Of these, here already or of no use.
+    pub shards_useless: u64,
+    /// Bytes of short ids, transactions by place, shards and whole blocks that came, those of no use included.
     pub bytes: u64,
     /// Share of its transactions that the pool has of a block, the latest blocks counting most; 1 at the start.
     pub hit_rate: f64,

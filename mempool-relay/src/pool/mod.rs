@@ -658,6 +658,12 @@ impl Pool {
         }
     }
 
+    /// When a transaction came, if it is here.
+    pub fn arrived(&self, id: &TxId) -> Option<Instant> {
+        let (address, nonce) = self.index.get(id)?;
+        Some(self.senders.get(address)?.txs.get(nonce)?.arrived)
+    }
+
     /// Ready transactions in the order [`Self::select`] would take them, at most `limit`.
     pub fn pending(&self, limit: usize) -> Vec<Pending<'_>> {
         let mut rows = Vec::new();

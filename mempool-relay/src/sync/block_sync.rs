@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ghost_frames::compact::CompactBlock;
+use ghost_frames::{compact::CompactBlock, shards::ShardPlan};
 use ghost_proto::{Block, BlockId, Checkpoint, Header, PeerId};
 
 use super::{
@@ -99,7 +99,20 @@ impl BlockSync {
                 self.claim(orphans);
             }
             Input::Missing { peer, block } => self.sync.claimed(&peer, block),
-            Input::Produced { block } => self.relay.produced(&block, fx),
+            Input::Produced { block, fresh } => self.relay.produced(&block, fresh, fx),
+            Input::ShardPlan { peer, plan, verdict } => self.shard_plan(peer, plan, verdict, now, fx),
+            Input::ShardHave { peer, have } => self.relay.shard_have(peer, &have, now, fx),
+            Input::Shard { peer, shard } => self.relay.shard(peer, None, shard, now, fx),
+            Input::FetchedShard { request, shard } => {
+                if let Some(peer) = self.relay.shard_request(request) {
+                    self.relay.shard(peer, Some(request), shard, now, fx);
+                }
+            }
+            Input::ShardsCut { plan, coded } => self.relay.shards_cut(&plan, coded, now, fx),
+            Input::ShardsWorked { root, outcome } => {
+                let orphans = self.relay.shards_worked(root, outcome, now, fx);
+                self.claim(orphans);
+            }
             Input::Headers { request, headers } => self.sync.headers(request, headers, now, fx),
             Input::HeadersChecked { request, verdict } => {
                 let added = self.sync.headers_checked(request, verdict, now, fx);
@@ -168,6 +181,11 @@ impl BlockSync {
     /// Announced blocks waited for; blocks here and not imported; bytes of those.
     pub fn relay_load(&self) -> (usize, usize, usize) {
         self.relay.load()
+    }
+
+    /// Payloads that travel in shards; bytes of shards that are here.
+    pub fn shard_load(&self) -> (usize, usize) {
+        self.relay.shard_load()
     }
 
     /// How new blocks came, counted.
@@ -296,6 +314,22 @@ impl BlockSync {
         self.claim(orphans);
     }
 
+    /// A plan is news of its block too, but not of who has it.
+    fn shard_plan(
+        &mut self,
+        peer: PeerId,
+        plan: Arc<ShardPlan>,
+        verdict: HeaderVerdict,
+        now: Instant,
+        fx: &mut Vec<Effect>,
+    ) {
+        let header = &plan.header;
+        let ours = !self.sync.covers(&header.id()) && !self.sync.covers(&header.parent);
+        if ours && !self.sync.is_bad(&header.id()) && self.sync.peers.contains_key(&peer) {
+            self.relay.shard_plan(peer, plan, verdict, now, fx);
+        }
+    }
+
     fn fetched_compact(
         &mut self,
         request: RequestId,
@@ -357,6 +391,8 @@ impl BlockSync {
     fn ended(&mut self, request: RequestId, end: RequestEnd, now: Instant) {
         if self.certificate.peer_of(request).is_some() {
             self.certificate.failed();
+        } else if self.relay.shard_request(request).is_some() {
+            self.relay.shards_ended(request, now);
         } else if self.relay.request(request).is_some() {
             self.relay.ended(request, now);
         } else {

@@ -5,11 +5,15 @@ use std::{sync::Arc, time::Duration};
 use ghost_frames::{
     StreamType,
     compact::{CompactBlock, PlacedTransaction},
+    shards::{Shard, ShardHave, ShardPlan, ShardRequest, ShardRoot},
 };
 use ghost_proto::{Block, BlockId, Checkpoint, Header, PeerId};
 
 use super::progress::SyncState;
-use crate::block::{Found, PartialBlock, Received, ShortIds};
+use crate::block::{
+    Found, PartialBlock, Received, ShortIds,
+    shards::{ShardJob, ShardOutcome, code::Coded},
+};
 
 /// Names one request from its effect to its end. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -173,6 +177,53 @@ pub enum Input {
     Produced {
         /// The block.
         block: Arc<Block>,
+        /// Places of the transactions that others are not expected to have, ascending: those that came here too
+        /// lately to be everywhere, or were kept back.
+        fresh: Vec<u32>,
+    },
+    /// A plan came on the shard push stream.
+    ShardPlan {
+        /// From whom.
+        peer: PeerId,
+        /// As it came.
+        plan: Arc<ShardPlan>,
+        /// What the chain says of its header; [`HeaderVerdict::Invalid`] as well if the plan's own signature is wrong.
+        verdict: HeaderVerdict,
+    },
+    /// What a peer has of a plan's shards came on the shard push stream.
+    ShardHave {
+        /// From whom.
+        peer: PeerId,
+        /// As it came.
+        have: ShardHave,
+    },
+    /// A shard came on the shard push stream.
+    Shard {
+        /// From whom.
+        peer: PeerId,
+        /// As it came.
+        shard: Shard,
+    },
+    /// One frame of the answer to [`Effect::RequestShards`].
+    FetchedShard {
+        /// Which request.
+        request: RequestId,
+        /// As it came.
+        shard: Shard,
+    },
+    /// The answer to [`Effect::CutShards`]. None if this node may not sign for the block.
+    ShardsCut {
+        /// Signed.
+        plan: Arc<ShardPlan>,
+        /// Its shards.
+        coded: Coded,
+    },
+    /// The answer to [`Effect::WorkOnShards`].
+    ShardsWorked {
+        /// Of which plan.
+        root: ShardRoot,
+        /// What came of it.
+        outcome: ShardOutcome,
     },
     /// The frame that answers [`Effect::RequestHeaders`].
     Headers {
@@ -244,9 +295,28 @@ pub enum Offence {
     InvalidCertificate,
     /// It answered with something that was not asked for. As above.
     Unrequested,
+    /// It sent a shard that is not one of those its plan's proposer signed. As above.
+    FalseShard,
     /// It served headers and, asked for the first body, ended the answer without it. Happens to an honest peer
     /// whose store is damaged: light, and only its repetition tells.
     BodiesWithheld,
+}
+
+/// What a proposer did wrong with the shards of its block: proved by its own signatures, and nobody else's fault.
+#[derive(Debug, Clone)]
+pub enum ShardFault {
+    /// It signed two roots for one payload. The first is followed.
+    Equivocal {
+        /// Which came first.
+        first: Arc<ShardPlan>,
+        /// The other.
+        second: Arc<ShardPlan>,
+    },
+    /// It signed a root over something else than the shards of its payload.
+    Poisoned {
+        /// The plan.
+        plan: Arc<ShardPlan>,
+    },
 }
 
 /// What the shell is to do.
@@ -314,6 +384,61 @@ pub enum Effect {
         /// True if it is to push large blocks to us.
         push: bool,
     },
+    /// Send a plan on the shard push stream.
+    PushShardPlan {
+        /// To each of these.
+        peers: Vec<PeerId>,
+        /// The plan.
+        plan: Arc<ShardPlan>,
+    },
+    /// Send on the shard push stream what we have of a plan's shards.
+    PushShardHave {
+        /// To each of these.
+        peers: Vec<PeerId>,
+        /// What.
+        have: ShardHave,
+    },
+    /// Send a shard on the shard push stream. If it finds no room, it is asked for.
+    PushShard {
+        /// To whom.
+        peer: PeerId,
+        /// Which.
+        shard: Arc<Shard>,
+    },
+    /// Send a `ShardRequest` on a stream of type [`StreamType::BlockFetch`].
+    RequestShards {
+        /// Whom.
+        peer: PeerId,
+        /// Names the request.
+        request: RequestId,
+        /// Which.
+        wanted: ShardRequest,
+    },
+    /// Serve these from now on.
+    KeepShards {
+        /// All of one plan.
+        shards: Vec<Arc<Shard>>,
+    },
+    /// Serve none of this plan any more.
+    DropShards {
+        /// Which plan.
+        root: ShardRoot,
+    },
+    /// Cut our own block with [`crate::block::shards::code::encode`], where nothing waits, sign the plan and answer with
+    /// [`Input::ShardsCut`].
+    CutShards {
+        /// The block.
+        block: Arc<Block>,
+        /// Whose transactions; none for the whole body.
+        indexes: Vec<u32>,
+    },
+    /// Do this where nothing waits, and answer with [`Input::ShardsWorked`].
+    WorkOnShards {
+        /// What.
+        job: ShardJob,
+    },
+    /// A proposer is at fault.
+    ShardFault(ShardFault),
     /// Send a `CertificateRequest` on a stream of type [`StreamType::Sync`].
     RequestCertificate {
         /// Whom.

@@ -44,7 +44,7 @@ mod window;
 pub use block_sync::{BlockSync, Config};
 pub use io::{
     CertificateVerdict, Effect, HeaderVerdict, HeadersVerdict, ImportOutcome, Input, Offence, RequestEnd,
-    RequestId,
+    RequestId, ShardFault,
 };
 pub use leader::{DEAD_END_PATIENCE, HEADERS_TIMEOUT, LEADER_BACKOFF_MAX, LEADER_BACKOFF_MIN};
 pub use locator::headers_request;

@@ -119,6 +119,8 @@ pub struct TxRelay {
     refused: Remembered,
     fanout: Fanout,
     fee_floor: u64,
+    /// What the peers know of it.
+    told_fee_floor: u64,
     /// Links with a reconciliation session of ours.
     asking: Vec<Slot>,
     next_sync: u64,
@@ -145,6 +147,7 @@ impl TxRelay {
             refused: Remembered::new(REFUSED_PERIOD),
             fanout: Fanout::new(),
             fee_floor: 0,
+            told_fee_floor: 0,
             asking: Vec::new(),
             next_sync: 0,
             unconfirmed: BTreeMap::new(),
@@ -204,7 +207,8 @@ impl TxRelay {
                 self.relay(new, now);
             }
             Input::HeadChanged => self.refused.clear(),
-            Input::FeeFloor { gas_price } => self.fee_floor = gas_price,
+            Input::FeeFloor { gas_price } => self.floor_changed(gas_price),
+            Input::PeerFeeFloor { peer, gas_price } => self.peer_floor_changed(&peer, gas_price, now),
         }
         self.name_missing(now);
         self.take_effects()
@@ -322,6 +326,9 @@ impl TxRelay {
         let mut link = Link::new(peer, rtt, our_salt, their_salt);
         link.sync = sync_key.map(|key| LinkSync::new(key, outbound, now));
         self.links[usize::from(slot.0)] = Some(link);
+        if self.told_fee_floor > 0 {
+            self.effects.push(Effect::TellFeeFloor { peer, gas_price: self.told_fee_floor });
+        }
         self.fetch.link_up(slot, outbound, rtt);
         self.set_active(&peer, active, now);
     }

@@ -15,6 +15,7 @@ use rand::RngExt;
 use super::{
     Effect, PUSH_BYTES_MAX, Token, TxRelay,
     held::{Stage, TxRef},
+    is_surely_below,
     sync::LinkSync,
 };
 use crate::{
@@ -58,6 +59,8 @@ pub(super) struct Link {
     /// After a refused frame: not to be sent to before, and how long the next pause is.
     pub(super) blocked_until: Option<Instant>,
     pub(super) back_off: Duration,
+    /// Least gas price that it takes: what surely pays less is neither pushed nor announced to it.
+    pub(super) fee_floor: u64,
     /// Reconciliation, with peers that serve it.
     pub(super) sync: Option<LinkSync>,
 }
@@ -82,6 +85,7 @@ impl Link {
             walk: None,
             blocked_until: None,
             back_off: BACK_OFF_MIN,
+            fee_floor: 0,
             sync: None,
         }
     }
@@ -96,6 +100,29 @@ impl Link {
 }
 
 impl TxRelay {
+    /// Our own floor is another: the peers are told, where it makes a difference to them.
+    pub(super) fn floor_changed(&mut self, gas_price: u64) {
+        self.fee_floor = gas_price;
+        let told = self.told_fee_floor;
+        // A tenth up, or half down: a floor decays all the time.
+        if gas_price > told + told / 10 || (told > 0 && gas_price <= told / 2) {
+            self.told_fee_floor = gas_price;
+            let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+            self.effects.extend(peers.into_iter().map(|peer| Effect::TellFeeFloor { peer, gas_price }));
+        }
+    }
+
+    /// A peer's floor is another. What was below and is no longer is found by the walk over all that is held.
+    pub(super) fn peer_floor_changed(&mut self, peer: &PeerId, gas_price: u64, now: Instant) {
+        let Some(slot) = self.peers.get(peer).copied() else { return };
+        let link = self.link_mut(slot);
+        let lower = gas_price < link.fee_floor;
+        link.fee_floor = gas_price;
+        if lower && link.active && link.walk.is_none() {
+            link.walk = Some((0, now + WALK_PAUSE));
+        }
+    }
+
     /// The session queued what `token` names.
     pub fn delivered(&mut self, token: Token) {
         let Some((slot, sent)) = self.unconfirmed.remove(&token) else { return };
@@ -150,6 +177,9 @@ impl TxRelay {
                     continue;
                 }
                 let link = self.links[usize::from(slot.0)].as_mut().expect("filtered above");
+                if is_surely_below(held.tx.fee_class, link.fee_floor) {
+                    continue;
+                }
                 if left > 0 && link.blocked_until.is_none_or(|until| until <= now) {
                     left -= 1;
                     held.known.insert(*slot);
@@ -241,6 +271,7 @@ impl TxRelay {
             if let Some(held) = self.held.get_mut(tx)
                 && held.stage == Stage::Ready
                 && !held.known.contains(slot)
+                && !is_surely_below(held.tx.fee_class, link.fee_floor)
             {
                 held.known.insert(slot);
                 batch.push(tx);
@@ -287,6 +318,7 @@ impl TxRelay {
             if let Some((tx, held)) = self.held.at(index)
                 && held.stage == Stage::Ready
                 && !held.known.contains(slot)
+                && !is_surely_below(held.tx.fee_class, link.fee_floor)
             {
                 batch.push(tx);
             }

@@ -290,6 +290,33 @@ fn what_is_surely_below_the_floor_is_not_fetched() {
 }
 
 #[test]
+fn a_peers_floor_keeps_cheap_transactions_from_it_until_it_falls() {
+    let mut bench = Bench::new(1);
+    bench.input(Input::PeerFeeFloor { peer: peer(0), gas_price: 64 });
+    // Class 5 is 32 to 63.
+    let mut effects = bench.submit(&[tx(1)]);
+    effects.extend(bench.wait(Duration::from_millis(500)));
+    assert_eq!(pushed(&effects).len() + told(&effects).len(), 0);
+    bench.input(Input::PeerFeeFloor { peer: peer(0), gas_price: 63 });
+    let effects = bench.wait(Duration::from_millis(500));
+    assert_eq!(told(&effects).len(), 1, "what was held back is announced");
+}
+
+#[test]
+fn peers_are_told_of_a_floor_that_rises_by_a_tenth_or_falls_by_half() {
+    let mut bench = Bench::new(2);
+    let mut told = |gas_price| {
+        let effects = bench.input(Input::FeeFloor { gas_price });
+        let floors = effects.iter().filter(|one| matches!(one, Effect::TellFeeFloor { .. }));
+        floors.count()
+    };
+    let expected = [(100, 2), (110, 0), (111, 2), (56, 0), (55, 2), (0, 2), (0, 0)];
+    for (gas_price, count) in expected {
+        assert_eq!(told(gas_price), count, "at {gas_price}");
+    }
+}
+
+#[test]
 fn requests_are_answered_with_what_was_announced_three_times_at_most() {
     let mut bench = Bench::new(6);
     let effects = bench.submit(&[tx(1)]);

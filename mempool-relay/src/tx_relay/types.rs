@@ -170,6 +170,13 @@ pub enum Input<'a> {
         /// No longer in the pool.
         removed: &'a [TxId],
     },
+    /// A peer told what its pool takes.
+    PeerFeeFloor {
+        /// Who.
+        peer: PeerId,
+        /// Least gas price, base units.
+        gas_price: u64,
+    },
     /// The canonical head moved: what was refused may be good now.
     HeadChanged,
     /// Least gas price the pool accepts now. Announcements that are surely below are not fetched.
@@ -231,6 +238,13 @@ pub enum Effect {
         ids: Vec<TxId>,
         /// For the confirmation.
         token: Token,
+    },
+    /// Send a `FeeFloor` on the push stream. One that is lost costs announcements, no more.
+    TellFeeFloor {
+        /// To whom.
+        peer: PeerId,
+        /// Base units per gas.
+        gas_price: u64,
     },
     /// Ask for bodies. If that cannot be sent: [`Input::RequestFailed`].
     Request {

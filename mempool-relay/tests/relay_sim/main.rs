@@ -7,11 +7,13 @@
 //! cargo test --release -p ghost-mempool-relay --test relay_sim -- --ignored --nocapture
 //! ```
 
-mod world;
+#[path = "../../simulation/mod.rs"]
+#[allow(dead_code, unreachable_pub, missing_docs)]
+mod simulation;
 
 use std::time::Duration;
 
-use world::{Plan, Report, World};
+use simulation::transactions::{Plan, Report, World};
 
 fn run(name: &str, plan: Plan) -> Report {
     let report = World::new(plan.clone()).run();

@@ -1,6 +1,7 @@
 //! One node under test among made-up peers, in virtual time.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::print_stdout)]
 
+#[path = "../../simulation/chain.rs"]
 pub mod chain;
 
 use std::{
@@ -481,6 +482,16 @@ impl World {
                     }
                 }
                 Effect::State(state) => self.tally.states.push(state),
+                // No block of these worlds is cut: none is so large, or made here.
+                Effect::PushShardPlan { .. }
+                | Effect::PushShardHave { .. }
+                | Effect::PushShard { .. }
+                | Effect::RequestShards { .. }
+                | Effect::KeepShards { .. }
+                | Effect::DropShards { .. }
+                | Effect::CutShards { .. }
+                | Effect::WorkOnShards { .. }
+                | Effect::ShardFault(_) => {}
                 Effect::TipStale { .. } => self.tally.tip_stale += 1,
             }
         }

@@ -1,6 +1,7 @@
 //! What the chain says of headers that peers showed, with those taken into account whose blocks are on
 //! their way.
 
+use ghost_frames::shards::ShardPlan;
 use ghost_mempool_relay::sync::{BlockSync, HeaderVerdict, HeadersVerdict};
 use ghost_proto::Header;
 
@@ -34,6 +35,23 @@ impl Chain {
                 Blame::Ourselves => return Err(store_error(error)),
             },
         })
+    }
+
+    /// What it says of a plan's header, if the plan's own signature is right.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn judge_plan(
+        &self,
+        plan: &ShardPlan,
+        sync: &BlockSync,
+        now_unix_ms: u64,
+    ) -> Result<HeaderVerdict, StoreError> {
+        let authorities = &self.genesis().authorities;
+        let signed = authorities
+            .key(plan.header.proposer)
+            .is_some_and(|key| plan.verify(self.schedule.genesis_id(), key).is_ok());
+        if signed { self.judge(&plan.header, sync, now_unix_ms) } else { Ok(HeaderVerdict::Invalid) }
     }
 
     /// What it says of an answer full of headers; and how many milliseconds too early the first of those

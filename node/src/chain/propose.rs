@@ -1,7 +1,8 @@
 //! Making blocks.
 
+use ghost_frames::shards::{ShardPlan, ShardRoot};
 use ghost_proto::{
-    Action, Block, BlockBuilder, PriceBatch, SignedTransaction, Transaction, VerifiedTransaction,
+    Action, Block, BlockBuilder, Header, PriceBatch, SignedTransaction, Transaction, VerifiedTransaction,
     block::sort_canonically, layout::varint_len,
 };
 
@@ -132,6 +133,19 @@ impl Chain {
         };
         body.gas_limit = intrinsic_gas(&body);
         body.sign(key).ok()
+    }
+
+    /// Signs into which shards a block of this node was cut; `None` if it is not its own.
+    pub fn seal_shards(
+        &self,
+        header: &Header,
+        payload_bytes: u32,
+        root: ShardRoot,
+        indexes: Vec<u32>,
+    ) -> Option<ShardPlan> {
+        let authority = self.authority.as_ref().filter(|authority| authority.index == header.proposer)?;
+        let genesis = self.schedule.genesis_id();
+        Some(ShardPlan::seal(header.clone(), payload_bytes, root, indexes, genesis, &authority.key))
     }
 
     /// The candidates that fit, in the order given: one that is too large for the rest does not keep

@@ -16,14 +16,18 @@ use ghost_frames::{
     block::{BlockAnnounce, BlocksRequest, WholeBlock},
     compact::{BlockRelayMode, BlockTransactionsRequest, CompactRequest},
     consensus::{Certificate, Vote as VoteFrame},
+    shards::ShardRoot,
     sync::CertificateRequest,
 };
 use ghost_mempool_relay::{
-    block::{BlockStats, Received},
+    block::{
+        BlockStats, Received,
+        shards::{self, ShardOutcome, code::Coded},
+    },
     pool::{HeadChange as PoolHeadChange, Pool},
     sync::{
         BlockSync, CertificateVerdict, Config as SyncConfig, Effect, HeaderVerdict, ImportOutcome, Input,
-        RequestId, SyncProgress, SyncState, headers_request,
+        RequestId, ShardFault, SyncProgress, SyncState, headers_request,
     },
 };
 use ghost_proto::{
@@ -91,6 +95,7 @@ pub(crate) struct ChainService {
     pub(crate) entropy: ChaCha12Rng,
     pub(crate) commands: mpsc::Receiver<ToChain>,
     pub(crate) blocks: mpsc::Receiver<Pushed>,
+    pub(crate) shards: mpsc::Receiver<Pushed>,
     pub(crate) consensus: mpsc::Receiver<Pushed>,
     pub(crate) transactions: mpsc::Sender<ToTransactions>,
     pub(crate) heads: watch::Sender<HeadNote>,
@@ -104,11 +109,28 @@ pub(crate) struct ChainService {
     pub(crate) prices: watch::Receiver<Board>,
 }
 
+/// Results of work on shards that may wait for the chain task.
+const JOBS_MAX: usize = 16;
+
+/// How many round trips ago a transaction must have come to be expected everywhere: its way through a network of a thousand nodes
+/// takes 467 ms (99th percentile) where the median round trip is 100 ms.
+const FRESH_ROUND_TRIPS: u32 = 4;
+
+/// What was done elsewhere, because it takes a tenth of a second.
+enum Worked {
+    /// Our own block was cut.
+    Cut { block: Arc<Block>, indexes: Vec<u32>, payload_bytes: u32, coded: Coded },
+    /// A peer's payload was put together, or cut.
+    Done(ShardRoot, ShardOutcome),
+}
+
 struct Running {
     service: ChainService,
     genesis: Arc<Genesis>,
     sync: BlockSync,
     requests: Requests<RequestId>,
+    work: mpsc::Sender<Worked>,
+    worked: mpsc::Receiver<Worked>,
     sessions: BTreeMap<PeerId, Session>,
     unflushed: u32,
     /// Sent again to whoever connects: votes cast alone would reach nobody.
@@ -132,11 +154,14 @@ impl ChainService {
             seed: self.relay_seed,
         };
         let sync = BlockSync::new(config, Instant::now().into_std());
+        let (work, worked) = mpsc::channel(JOBS_MAX);
         Running {
             service: self,
             genesis,
             sync,
             requests: Requests::new(),
+            work,
+            worked,
             sessions: BTreeMap::new(),
             unflushed: 0,
             last_vote: None,
@@ -173,6 +198,12 @@ impl Running {
                         self.block_frame(&pushed.session, frame).await?;
                     }
                 }
+                Some(pushed) = self.service.shards.recv() => {
+                    for frame in pushed.frames {
+                        self.shard_frame(&pushed.session, frame).await?;
+                    }
+                }
+                Some(worked) = self.worked.recv() => self.worked(worked).await?,
                 report = self.requests.next() => self.report(report).await?,
                 () = sleep_until(wake) => {}
             }
@@ -222,6 +253,9 @@ impl Running {
             (&metrics.relay_block_transactions_lacked, now.transactions_lacked, before.transactions_lacked),
             (&metrics.relay_block_requests, now.requests, before.requests),
             (&metrics.relay_block_bytes, now.bytes, before.bytes),
+            (&metrics.relay_blocks_sharded, now.sharded, before.sharded),
+            (&metrics.relay_shards, now.shards, before.shards),
+            (&metrics.relay_shards_useless, now.shards_useless, before.shards_useless),
         ] {
             counter.inc_by(now - before);
         }
@@ -285,6 +319,56 @@ impl Running {
         }
     }
 
+    async fn shard_frame(&mut self, session: &Session, frame: Frame) -> Result<(), StoreError> {
+        let peer = session.peer();
+        match frame {
+            Frame::ShardPlan(plan) => {
+                let now = self.service.clock.unix_ms();
+                let verdict = self.service.chain.judge_plan(&plan, &self.sync, now)?;
+                self.input(Input::ShardPlan { peer, plan: Arc::new(plan), verdict }).await
+            }
+            Frame::ShardHave(have) => self.input(Input::ShardHave { peer, have }).await,
+            Frame::Shard(shard) => self.input(Input::Shard { peer, shard }).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs something on a thread of its own and hears of it later.
+    fn start_work(&self, work: impl FnOnce() -> Worked + Send + 'static) {
+        let sender = self.work.clone();
+        tokio::task::spawn_blocking(move || {
+            // Fails only if the node is going down.
+            let _ = sender.blocking_send(work());
+        });
+    }
+
+    async fn worked(&mut self, worked: Worked) -> Result<(), StoreError> {
+        match worked {
+            Worked::Cut { block, indexes, payload_bytes, coded } => {
+                let plan = self.service.chain.seal_shards(block.header(), payload_bytes, coded.root, indexes);
+                match plan {
+                    Some(plan) => self.input(Input::ShardsCut { plan: Arc::new(plan), coded }).await,
+                    None => Ok(()),
+                }
+            }
+            Worked::Done(root, outcome) => self.input(Input::ShardsWorked { root, outcome }).await,
+        }
+    }
+
+    /// Places of the transactions of our own block that others are not expected to have.
+    fn fresh(&self, block: &Block) -> Vec<u32> {
+        let mut round_trips: Vec<Duration> = self.sessions.values().map(Session::rtt).collect();
+        round_trips.sort_unstable();
+        let Some(median) = round_trips.get(round_trips.len() / 2) else { return Vec::new() };
+        let (now, age) = (Instant::now().into_std(), *median * FRESH_ROUND_TRIPS);
+        let pool = self.service.pool.lock().expect("no code panics while it holds the pool");
+        let is_fresh = |tx: &SignedTransaction| {
+            pool.arrived(&tx.id()).is_none_or(|arrived| now.saturating_duration_since(arrived) < age)
+        };
+        let fresh = block.transactions().iter().enumerate().filter(|(_, tx)| is_fresh(tx));
+        fresh.map(|(place, _)| place as u32).collect()
+    }
+
     fn judge(&self, header: &Header) -> Result<HeaderVerdict, StoreError> {
         self.service.chain.judge(header, &self.sync, self.service.clock.unix_ms())
     }
@@ -314,12 +398,14 @@ impl Running {
                     Input::Certificate { request, verdict }
                 }
                 Frame::CompactBlock(compact) => Input::FetchedCompact { request, compact },
+                Frame::Shard(shard) => Input::FetchedShard { request, shard },
                 Frame::BlockTransactions(frame) => {
                     Input::FetchedTransactions { request, transactions: frame.transactions }
                 }
                 // Anything else was not asked for; the end of the request says that nothing came.
                 _ => return Ok(()),
             },
+            Report::Progress(request, bytes) => Input::Progress { request, bytes },
             Report::Ended(request, end) => Input::Ended { request, end },
         };
         self.input(input).await
@@ -376,6 +462,35 @@ impl Running {
                     self.service.underway.insert(block);
                 }
                 self.push(&peers, &compact.to_frame());
+            }
+            Effect::PushShardPlan { peers, plan } => self.push_shards(&peers, &plan.to_frame()),
+            Effect::PushShardHave { peers, have } => self.push_shards(&peers, &have.to_frame()),
+            Effect::PushShard { peer, shard } => self.push_shards(&[peer], &shard.to_frame()),
+            Effect::RequestShards { peer, request, wanted } => {
+                self.start(peer, request, StreamType::BlockFetch, wanted.to_frame());
+            }
+            Effect::KeepShards { shards } => self.service.underway.insert_shards(shards),
+            Effect::DropShards { root } => self.service.underway.drop_shards(&root),
+            Effect::CutShards { block, indexes } => self.start_work(move || {
+                let payload = shards::payload(&block, &indexes);
+                let (payload_bytes, coded) = (payload.len() as u32, shards::code::encode(&payload));
+                Worked::Cut { block, indexes, payload_bytes, coded }
+            }),
+            Effect::WorkOnShards { job } => self.start_work(move || {
+                let root = job.plan().root;
+                Worked::Done(root, job.run())
+            }),
+            Effect::ShardFault(fault) => {
+                let (plan, what) = match &fault {
+                    ShardFault::Equivocal { first, .. } => (first, "signed two shard roots for one block"),
+                    ShardFault::Poisoned { plan } => (plan, "signed a shard root that is not its block's"),
+                };
+                tracing::warn!(
+                    authority = plan.header.proposer,
+                    block = %plan.header.id().short(),
+                    "an authority {what}; the block is got without shards"
+                );
+                self.service.metrics.shard_faults.inc();
             }
             Effect::RelayMode { peer, push } => {
                 let mode = if push { BlockRelayMode::Push } else { BlockRelayMode::Announce };
@@ -434,6 +549,13 @@ impl Running {
             }
         }
         Ok(None)
+    }
+
+    /// What finds no room is asked for by who lacks it.
+    fn push_shards(&self, peers: &[PeerId], frame: &ghost_frames::EncodedFrame) {
+        for session in peers.iter().filter_map(|peer| self.sessions.get(peer)) {
+            session.push(StreamType::ShardPush, frame);
+        }
     }
 
     fn push(&self, peers: &[PeerId], frame: &ghost_frames::EncodedFrame) {
@@ -545,7 +667,8 @@ impl Running {
                 self.service.underway.insert(&block);
                 self.service.underway.imported(&block.header().id());
                 // Told before anything else is done with it: every millisecond counts on its way.
-                self.input(Input::Produced { block }).await?;
+                let fresh = self.fresh(&block);
+                self.input(Input::Produced { block, fresh }).await?;
                 self.imported(proposed.imported).await
             }
             Err(crate::chain::ProposeError::Store(error)) => Err(error),

@@ -29,7 +29,11 @@ impl Offence {
         use tx_relay::Offence as Tx;
         match self {
             Self::Block(
-                Block::InvalidHeader | Block::InvalidChain | Block::MutatedBody | Block::InvalidCertificate,
+                Block::InvalidHeader
+                | Block::InvalidChain
+                | Block::MutatedBody
+                | Block::FalseShard
+                | Block::InvalidCertificate,
             )
             | Self::Transaction(Tx::InvalidTransaction)
             | Self::InvalidVote

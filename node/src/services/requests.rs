@@ -5,7 +5,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use ghost_frames::{Code, EncodedFrame, Frame, StreamType};
-use ghost_mempool_relay::{block::Received, sync::RequestEnd};
+use ghost_mempool_relay::{
+    block::{Received, fetch::PROGRESS_BYTES_MIN},
+    sync::RequestEnd,
+};
 use ghost_protocol::{Session, request::RequestError};
 use tokio::{sync::mpsc, task::AbortHandle};
 
@@ -22,9 +25,14 @@ pub(crate) enum Report<Id> {
     Block(Id, Received),
     /// Any other frame.
     Frame(Id, Box<Frame>),
+    /// Bytes of the answer so far, while a long frame is under way.
+    Progress(Id, u64),
     /// The end.
     Ended(Id, RequestEnd),
 }
+
+/// Bytes after which progress is reported again: what the core takes for progress.
+const REPORT_EVERY_BYTES: u64 = PROGRESS_BYTES_MIN;
 
 /// The requests under way.
 #[derive(Debug)]
@@ -34,7 +42,7 @@ pub(crate) struct Requests<Id> {
     reports: mpsc::Receiver<Report<Id>>,
 }
 
-impl<Id: Copy + Ord + Send + 'static> Requests<Id> {
+impl<Id: Copy + Ord + Send + Sync + 'static> Requests<Id> {
     pub(crate) fn new() -> Self {
         let (sender, reports) = mpsc::channel(REPORTS_MAX);
         Self { tasks: BTreeMap::new(), sender, reports }
@@ -75,7 +83,7 @@ impl<Id> Drop for Requests<Id> {
     }
 }
 
-async fn run<Id: Copy>(
+async fn run<Id: Copy + Send + Sync>(
     id: Id,
     session: &Session,
     stream: StreamType,
@@ -86,8 +94,16 @@ async fn run<Id: Copy>(
         Ok(answer) => answer,
         Err(error) => return end_of(&error),
     };
+    let (mut came, mut reported) = (0, 0);
     loop {
-        let report = match answer.next().await {
+        let next = answer.next_watched(|bytes| {
+            came += bytes as u64;
+            // A report that finds no room is made up for by the next one.
+            if came >= reported + REPORT_EVERY_BYTES && sender.try_send(Report::Progress(id, came)).is_ok() {
+                reported = came;
+            }
+        });
+        let report = match next.await {
             Ok(Some(Frame::WholeBlock(block))) => Report::Block(id, Received::read(block)),
             Ok(Some(frame)) => Report::Frame(id, Box::new(frame)),
             Ok(None) => return RequestEnd::Done,

@@ -127,6 +127,14 @@ async fn answer(asked: Asked, view: Arc<HeadView>, underway: Underway, seed: [u8
             responder.finish();
         }
         Frame::CompactRequest(request) => compact(request.0, &underway, &seed, responder).await,
+        Frame::ShardRequest(request) => {
+            for shard in underway.shards(&request.root, &request.wanted) {
+                if responder.send(&shard.to_frame()).await.is_err() {
+                    return;
+                }
+            }
+            responder.finish();
+        }
         Frame::BlockTransactionsRequest(request) => transactions(request, &underway, responder).await,
         Frame::CertificateRequest(_) => {
             let newest = view.justified_by().or(view.finalized_by());

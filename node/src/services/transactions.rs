@@ -13,7 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use ghost_frames::{
     Code, Frame, Payload, StreamType,
-    tx::{StemTransaction, Transactions, TxRequest},
+    tx::{FeeFloor, StemTransaction, Transactions, TxRequest},
 };
 use ghost_mempool_relay::{
     pool::{AccountState, Accounts, Place, Pool, Removal},
@@ -341,6 +341,7 @@ impl Running {
                 }
                 Frame::Transactions(transactions) => self.received(peer, Via::Push, transactions),
                 Frame::StemTransaction(StemTransaction(tx)) => self.stemmed(peer, tx),
+                Frame::FeeFloor(FeeFloor(gas_price)) => self.input(Input::PeerFeeFloor { peer, gas_price }),
                 _ => {}
             }
         }
@@ -380,7 +381,7 @@ impl Running {
                 }
                 frame => self.input(Input::SyncAnswered { peer, request, frame: &frame }),
             },
-            Report::Block(..) => {}
+            Report::Block(..) | Report::Progress(..) => {}
             Report::Ended((peer, request), RequestEnd::Done) => {
                 self.input(Input::AnswerEnded { peer, request })
             }
@@ -426,6 +427,9 @@ impl Running {
                     }
                     None => self.input(Input::RequestFailed { peer, request }),
                 },
+                Effect::TellFeeFloor { peer, gas_price } => {
+                    self.push(&peer, &FeeFloor(gas_price).to_frame());
+                }
                 Effect::Cancel { peer, request } => self.requests.cancel((peer, request)),
                 Effect::Answer { request, ids, .. } => {
                     if let Some(responder) = self.responders.remove(&request) {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use ghost_frames::shards::{Shard, ShardRoot, ShardSet};
 use ghost_mempool_relay::block::PartialBlock;
 use ghost_proto::{Block, BlockId};
 use tokio::{sync::Notify, time::timeout};
@@ -28,6 +29,8 @@ struct Blocks {
     waiting: HashMap<BlockId, Arc<Block>>,
     recent: VecDeque<Arc<Block>>,
     partial: VecDeque<(BlockId, Arc<PartialBlock>)>,
+    /// As many as the sync core keeps.
+    shards: HashMap<ShardRoot, HashMap<u16, Arc<Shard>>>,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +92,26 @@ impl Underway {
             blocks.partial.pop_front();
         }
         blocks.partial.push_back((partial.header.id(), partial));
+    }
+
+    /// These shards can be asked for.
+    pub(crate) fn insert_shards(&self, shards: Vec<Arc<Shard>>) {
+        let mut blocks = self.lock();
+        for shard in shards {
+            blocks.shards.entry(shard.root).or_default().insert(shard.index, shard);
+        }
+    }
+
+    /// Those of these that are here.
+    pub(crate) fn shards(&self, root: &ShardRoot, wanted: &ShardSet) -> Vec<Arc<Shard>> {
+        let blocks = self.lock();
+        let Some(here) = blocks.shards.get(root) else { return Vec::new() };
+        wanted.iter().filter_map(|index| here.get(&index).cloned()).collect()
+    }
+
+    /// None of this plan's any more.
+    pub(crate) fn drop_shards(&self, root: &ShardRoot) {
+        self.lock().shards.remove(root);
     }
 
     /// Drops those that will not be imported after all.

@@ -135,7 +135,7 @@ impl Inner {
 
 async fn read_control(session: &Session, recv: &mut RecvStream, reader: &mut FrameReader) {
     loop {
-        let (frame, bytes) = match read_frame(recv, reader, None).await {
+        let (frame, bytes) = match read_frame(recv, reader, None, |_| ()).await {
             Ok(read) => read,
             // The peer drains: all it had to push has arrived, and it will close.
             Err(StreamEnd::Finished) => {
@@ -301,20 +301,20 @@ async fn serve_request(session: Session, send: SendStream, mut recv: RecvStream)
     send.set_priority(context.table.spec(class).priority);
     let mut reader = FrameReader::new(stream);
     reader.push(&rest);
-    let (frame, bytes) = match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await
-    {
-        Ok((frame, bytes)) => (frame, bytes + rest.len()),
-        Err(StreamEnd::Undecodable(error)) => {
-            refuse_frames(&session, &mut recv, &error);
-            return refuse(&session, send, error.code());
-        }
-        Err(end) => {
-            session.0.waste();
-            let code = if matches!(end, StreamEnd::Stalled) { Code::Stalled } else { Code::Cancelled };
-            stop(&session, &mut recv, code);
-            return refuse(&session, send, code);
-        }
-    };
+    let (frame, bytes) =
+        match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE), |_| ()).await {
+            Ok((frame, bytes)) => (frame, bytes + rest.len()),
+            Err(StreamEnd::Undecodable(error)) => {
+                refuse_frames(&session, &mut recv, &error);
+                return refuse(&session, send, error.code());
+            }
+            Err(end) => {
+                session.0.waste();
+                let code = if matches!(end, StreamEnd::Stalled) { Code::Stalled } else { Code::Cancelled };
+                stop(&session, &mut recv, code);
+                return refuse(&session, send, code);
+            }
+        };
     let pause = session.charge(class, 1, bytes);
     if !pause.is_zero() {
         sleep(pause).await;
@@ -355,7 +355,7 @@ pub(crate) async fn serve_early(context: SessionContext, send: SendStream, mut r
     let Some(route) = route else { return responder.refuse(Code::TooEarly) };
     let mut reader = FrameReader::new(StreamType::Rpc);
     reader.push(&rest);
-    match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE)).await {
+    match read_frame(&mut recv, &mut reader, Some(Instant::now() + FRAME_DEADLINE), |_| ()).await {
         Ok((frame, _)) if is_safe_to_repeat(&frame) => {
             if let Err(error) = route.try_send(Asked { session: None, frame, responder }) {
                 error.into_inner().responder.refuse(Code::Busy);

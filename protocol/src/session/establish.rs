@@ -186,7 +186,7 @@ async fn read_hello(link: &Link) -> Result<(message::Hello, RecvStream, FrameRea
     }
     let mut reader = FrameReader::new(StreamType::Control);
     reader.push(&rest);
-    match read_frame(&mut control, &mut reader, None).await {
+    match read_frame(&mut control, &mut reader, None, |_| ()).await {
         Ok((Frame::Hello(hello), _)) => Ok((hello, control, reader)),
         Ok(_) => Err(EstablishError::Violation("another frame in place of hello")),
         Err(end) => Err(ended(end, "the control stream ended before hello")),

@@ -90,6 +90,7 @@ const PUSHES: [StreamType; 5] = [
     StreamType::TxPush,
     StreamType::Consensus,
     StreamType::Oracle,
+    StreamType::ShardPush,
 ];
 
 /// Most pings that may be unanswered at once.

@@ -115,11 +115,13 @@ pub(crate) async fn read_some(
 }
 
 /// Reads the next frame, and says how many bytes were read for it. `first_byte` bounds the wait for
-/// it to begin; once begun it has its own deadline, whichever is later.
+/// it to begin; once begun it has its own deadline, whichever is later. While it is not complete, `came` is
+/// told of what was read.
 pub(crate) async fn read_frame(
     recv: &mut RecvStream,
     reader: &mut FrameReader,
     first_byte: Option<Instant>,
+    mut came: impl FnMut(usize),
 ) -> Result<(Frame, usize), StreamEnd> {
     let mut bytes = 0;
     let mut clock = FrameClock::default();
@@ -133,6 +135,8 @@ pub(crate) async fn read_frame(
             (Some(first), Some(frame)) => Some(first.max(frame)),
             (first, frame) => frame.or(first),
         };
-        bytes += read_some(recv, reader, deadline).await?;
+        let read = read_some(recv, reader, deadline).await?;
+        bytes += read;
+        came(read);
     }
 }

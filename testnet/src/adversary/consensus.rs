@@ -50,6 +50,7 @@ pub(super) async fn equivocate(stage: &Stage, ears: &mut Ears) {
             }
             Some(_) = ears.tx.recv() => {}
             Some(_) = ears.votes.recv() => {}
+            Some(_) = ears.shards.recv() => {}
             // Its blocks are pushed whole; who asks for more gets nothing.
             Some(asked) = ears.asked.recv() => drop(asked),
             () = sleep_until(turn) => propose_twice(stage, &heard),

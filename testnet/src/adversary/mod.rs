@@ -8,6 +8,7 @@
 
 mod consensus;
 mod prices;
+mod poison;
 mod relay;
 mod streams;
 
@@ -67,6 +68,8 @@ pub enum Role {
     /// A publisher that signs two prices for each sequence, and tells one half of the network the one and
     /// the other half the other.
     PriceEquivocator,
+    /// Answers reconciliation with symbols of nothing, and every plan of a block's shards with false ones.
+    SymbolPoisoner,
 }
 
 impl Role {
@@ -82,6 +85,7 @@ impl Role {
         Self::Junk,
         Self::Churner,
         Self::PriceEquivocator,
+        Self::SymbolPoisoner,
     ];
 
     /// Its name, as scenario files and flags have it.
@@ -97,6 +101,7 @@ impl Role {
             Self::Junk => "junk",
             Self::Churner => "churner",
             Self::PriceEquivocator => "price-equivocator",
+            Self::SymbolPoisoner => "symbol-poisoner",
         }
     }
 
@@ -186,6 +191,7 @@ struct Ears {
     tx: mpsc::Receiver<Pushed>,
     blocks: mpsc::Receiver<Pushed>,
     votes: mpsc::Receiver<Pushed>,
+    shards: mpsc::Receiver<Pushed>,
     asked: mpsc::Receiver<(StreamType, Asked)>,
 }
 
@@ -206,6 +212,7 @@ impl Adversary {
         let tx = inbox.pushes(StreamType::TxPush, 1);
         let blocks = inbox.pushes(StreamType::BlockPush, 1);
         let votes = inbox.pushes(StreamType::Consensus, 1);
+        let shards = inbox.pushes(StreamType::ShardPush, 1);
         let mut tasks = JoinSet::new();
         let (all_asked, asked) = mpsc::channel(64);
         for stream in StreamType::ALL.iter().copied().filter(|s| s.direction() == stream::Direction::Request)
@@ -262,7 +269,7 @@ impl Adversary {
                 tasks.spawn(stay(stage.overlay.clone(), peer, address));
             }
         }
-        let ears = Ears { tx, blocks, votes, asked };
+        let ears = Ears { tx, blocks, votes, shards, asked };
         tasks.spawn(act(role, stage, ears));
         Ok(Self { role, peer_id, deeds, overlay, _tasks: tasks })
     }
@@ -304,6 +311,7 @@ async fn act(role: Role, stage: Stage, mut ears: Ears) {
         Role::PriceEquivocator => {
             tokio::join!(prices::equivocate(&stage), deafen(&mut ears));
         }
+        Role::SymbolPoisoner => poison::poison(&stage, &mut ears).await,
     }
 }
 
@@ -314,6 +322,7 @@ async fn deafen(ears: &mut Ears) {
             Some(_) = ears.tx.recv() => {}
             Some(_) = ears.blocks.recv() => {}
             Some(_) = ears.votes.recv() => {}
+            Some(_) = ears.shards.recv() => {}
             Some(_) = ears.asked.recv() => {}
             else => return,
         }

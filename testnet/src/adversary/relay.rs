@@ -70,6 +70,7 @@ pub(super) async fn lie(stage: &Stage, ears: &mut Ears) {
             }
             Some(_) = ears.blocks.recv() => {}
             Some(_) = ears.votes.recv() => {}
+            Some(_) = ears.shards.recv() => {}
             else => return,
         }
     }
@@ -126,6 +127,7 @@ pub(super) async fn withhold(stage: &Stage, ears: &mut Ears) {
             }
             Some(_) = ears.tx.recv() => {}
             Some(_) = ears.votes.recv() => {}
+            Some(_) = ears.shards.recv() => {}
             else => return,
         }
     }

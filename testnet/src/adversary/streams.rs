@@ -92,6 +92,7 @@ pub(super) async fn sit(stage: &Stage, ears: &mut Ears) {
             Some(_) = ears.tx.recv() => {}
             Some(_) = ears.blocks.recv() => {}
             Some(_) = ears.votes.recv() => {}
+            Some(_) = ears.shards.recv() => {}
             Some(asked) = ears.asked.recv() => {
                 stage.deeds.add(1);
                 held.push_back(asked);

@@ -5,7 +5,8 @@
 //! the rival take turns within one run, so that what else the machine does falls on both; absolute
 //! figures still depend on the machine, ratios hardly.
 //!
-//! Everything runs over real UDP sockets on loopback. Each end has a runtime of its own.
+//! Everything runs over real UDP sockets on loopback, each end with a runtime of its own; but for `relay` and `blocks`, which
+//! run the cores of many nodes on simulated links in virtual time: their figures do not depend on the machine.
 
 mod bare;
 pub mod calls;
@@ -20,6 +21,7 @@ mod matching;
 mod prices;
 mod report;
 mod wallet;
+mod spread;
 
 use std::{io::Write, time::Duration};
 
@@ -45,6 +47,10 @@ pub struct BenchArgs {
     /// Seconds that each turn of a timed bench measures
     #[arg(long, default_value_t = 0.8, value_name = "S")]
     pub seconds: f64,
+
+    /// Nodes of the simulated networks of `relay` and `blocks`
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=2_000))]
+    pub nodes: u32,
 
     /// Connections that `idle-memory` holds
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -80,6 +86,10 @@ pub enum BenchName {
     Matching,
     /// Calls of contracts, one and 64 at once, and how soon an event is told
     Calls,
+    /// Transactions spread over a simulated network, beside flooding and announcing
+    Relay,
+    /// Blocks spread over a simulated network, beside pushing them whole and announcing
+    Blocks,
     /// The server process of `idle-memory`
     #[value(hide = true)]
     HoldIdle,
@@ -127,6 +137,8 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
         (BenchName::Prices, "prices", prices::run),
         (BenchName::Matching, "matching", matching::run),
         (BenchName::Calls, "calls", calls::run),
+        (BenchName::Relay, "relay", spread::transactions),
+        (BenchName::Blocks, "blocks", spread::blocks),
     ];
 
     if args.name == BenchName::HoldIdle {

@@ -422,6 +422,16 @@ impl CoreNode {
                 }
                 self.push(peers, &Message::Compact(compact));
             }
+            // Blocks of this world are small, and it makes none with transactions that others lack.
+            Effect::PushShardPlan { .. }
+            | Effect::PushShardHave { .. }
+            | Effect::PushShard { .. }
+            | Effect::RequestShards { .. }
+            | Effect::KeepShards { .. }
+            | Effect::DropShards { .. }
+            | Effect::CutShards { .. }
+            | Effect::WorkOnShards { .. }
+            | Effect::ShardFault(_) => {}
             Effect::RelayMode { peer, push } => self.out.push((peer, Message::Mode(push))),
             Effect::Cancel { request } => {
                 self.requests.remove(&request);
@@ -482,7 +492,7 @@ impl CoreNode {
             Ok(proposed) => {
                 let block = Arc::new(proposed.block);
                 self.remember(block.clone());
-                self.input(Input::Produced { block })?;
+                self.input(Input::Produced { block, fresh: Vec::new() })?;
                 self.imported(proposed.imported)
             }
             Err(ProposeError::Store(error)) => Err(error),

@@ -79,7 +79,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(SLOT_MS_MIN..=SLOT_MS_MAX))]
     pub slot_ms: u64,
     /// Peers that mean harm: flooder, liar, withholder, slow-reader, slow-writer, eclipser, equivocator, junk,
-    /// churner or price-equivocator. May be given again
+    /// churner, price-equivocator or symbol-poisoner. May be given again
     #[arg(long = "adversary", value_name = "ROLE[=N]", value_parser = adversaries::parse)]
     pub adversaries: Vec<adversaries::Asked>,
     /// Whom each node is told of when it starts; they find the others

@@ -6,7 +6,7 @@
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -27,9 +27,21 @@ const VALIDATION: Duration = Duration::from_millis(1);
 /// What a session queues for a peer before it says "back off", in time of its uplink.
 const UPLINK_QUEUE: Duration = Duration::from_secs(1);
 
+/// How nodes pass transactions on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// The core.
+    Core,
+    /// Each node pushes to all its peers what is new to it.
+    Flood,
+    /// Each node announces to all its peers, one by one and at once, what is new to it, and asks the first announcer.
+    AnnounceRequest,
+}
+
 /// What is simulated.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
+    pub(crate) protocol: Protocol,
     pub(crate) seed: u64,
     pub(crate) nodes: usize,
     pub(crate) outbound: usize,
@@ -54,6 +66,7 @@ pub(crate) struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self {
+            protocol: Protocol::Core,
             seed: 1,
             nodes: 100,
             outbound: 8,
@@ -122,8 +135,18 @@ impl std::fmt::Display for Report {
 enum Message {
     Announce(Vec<TxAnnounceEntry>),
     Push(Vec<TxId>),
-    Request { request: RequestId, ids: Vec<ShortId> },
-    Answer { request: RequestId, ids: Vec<TxId> },
+    Request {
+        request: RequestId,
+        ids: Vec<ShortId>,
+    },
+    Answer {
+        request: RequestId,
+        ids: Vec<TxId>,
+    },
+    /// In the protocols that are not the core.
+    Tell(TxId),
+    Ask(TxId),
+    Give(TxId),
 }
 
 #[derive(Debug)]
@@ -131,6 +154,7 @@ enum Event {
     Submit { node: usize, tx: TxId },
     Deliver { to: usize, from: usize, message: Message },
     Check { node: usize, from: usize, ids: Vec<TxId> },
+    Spread { node: usize, from: usize, tx: TxId },
     Wake { node: usize },
 }
 
@@ -180,6 +204,7 @@ struct Node {
     next_asked: u64,
     wake_at: Option<Duration>,
     had: HashMap<TxId, Duration>,
+    told: HashSet<TxId>,
 }
 
 pub(crate) struct World {
@@ -196,6 +221,8 @@ pub(crate) struct World {
     submitted: Vec<(TxId, usize, Duration)>,
     payload_bytes: u64,
     wire_bytes: u64,
+    /// Bodies sent in the protocols that are not the core.
+    bodies: u64,
     offences: Vec<Offence>,
     digest: u64,
 }
@@ -258,6 +285,7 @@ impl World {
                     next_asked: 0,
                     wake_at: None,
                     had: HashMap::new(),
+                    told: HashSet::new(),
                 }
             })
             .collect();
@@ -309,6 +337,7 @@ impl World {
             submitted: Vec::new(),
             payload_bytes: 0,
             wire_bytes: 0,
+            bodies: 0,
             offences: Vec::new(),
             digest: 0,
             plan,
@@ -361,6 +390,10 @@ impl World {
     fn step(&mut self, event: Event) {
         let now = self.start + self.now;
         match event {
+            Event::Submit { node, tx } if self.plan.protocol != Protocol::Core => {
+                self.new_to(node, node, tx);
+            }
+            Event::Spread { node, from, tx } => self.spread(node, from, tx),
             Event::Submit { node, tx } => {
                 let verified = self.txs[&tx].clone();
                 let inserted = self.nodes[node].pool.insert(verified, &rich, now).expect("valid");
@@ -429,10 +462,44 @@ impl World {
                 node.asked.insert(number, (from, request));
                 self.input(to, Input::Requested { peer, request: number, ids: &ids });
             }
+            Message::Tell(tx) => {
+                if self.nodes[to].told.insert(tx) {
+                    self.send(to, from, Message::Ask(tx), SHORT_ID_LEN, false);
+                }
+            }
+            Message::Ask(tx) => {
+                let bytes = self.body_bytes(&[tx]);
+                self.bodies += 1;
+                self.send(to, from, Message::Give(tx), bytes, false);
+            }
+            Message::Give(tx) => self.new_to(to, from, tx),
             Message::Answer { request, ids } => {
                 let txs = self.summaries(&ids);
                 self.input(to, Input::Received { peer, via: Via::Pull(request), txs: &txs });
                 self.input(to, Input::AnswerEnded { peer, request });
+            }
+        }
+    }
+
+    /// In the protocols that are not the core.
+    fn new_to(&mut self, node: usize, from: usize, tx: TxId) {
+        let now = self.now;
+        if let std::collections::hash_map::Entry::Vacant(vacant) = self.nodes[node].had.entry(tx) {
+            vacant.insert(now + if node == from { Duration::ZERO } else { VALIDATION });
+            self.nodes[node].told.insert(tx);
+            self.schedule(now + VALIDATION, Event::Spread { node, from, tx });
+        }
+    }
+
+    fn spread(&mut self, node: usize, from: usize, tx: TxId) {
+        let peers: Vec<usize> = self.nodes[node].lines.keys().copied().filter(|peer| *peer != from).collect();
+        for to in peers {
+            if self.plan.protocol == Protocol::Flood {
+                let bytes = self.body_bytes(&[tx]);
+                self.bodies += 1;
+                self.send(node, to, Message::Give(tx), bytes, true);
+            } else {
+                self.send(node, to, Message::Tell(tx), ANNOUNCE_ENTRY_LEN, true);
             }
         }
     }
@@ -486,6 +553,7 @@ impl World {
                     let from = self.index[&peer];
                     self.schedule(self.now + VALIDATION, Event::Check { node, from, ids });
                 }
+                Effect::TellFeeFloor { .. } => {}
                 Effect::Offence { what, .. } => self.offences.push(what),
                 Effect::SyncRequest { .. } | Effect::SyncAnswer { .. } | Effect::SyncRefuse { .. } => {
                     unreachable!("no link of this world has a key for reconciliation")
@@ -559,6 +627,14 @@ impl World {
         let first: u64 = stats.iter().map(|stats| stats.bodies_first).sum();
         let duplicate: u64 = stats.iter().map(|stats| stats.bodies_duplicate).sum();
         let useful: u64 = stats.iter().map(|stats| stats.bytes_useful).sum();
+        let tx_bytes = self.txs.values().next().map_or(0, |tx| tx.bytes().len() as u64);
+        let (first, duplicate, useful) = match self.plan.protocol {
+            Protocol::Core => (first, duplicate, useful),
+            _ => {
+                let first = latencies.len() as u64;
+                (first, self.bodies - first, first * tx_bytes)
+            }
+        };
         Report {
             txs: self.submitted.len(),
             undelivered,

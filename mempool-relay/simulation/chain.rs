@@ -21,6 +21,11 @@ fn keys() -> &'static [KeyPair] {
     KEYS.get_or_init(|| (1..=4).map(|n| KeyPair::from_seed(&[n; 32])).collect())
 }
 
+/// The key that sealed a header.
+pub fn proposer_of(header: &Header) -> &'static KeyPair {
+    &keys()[usize::from(header.proposer)]
+}
+
 /// The PeerId of a made-up ed25519 key.
 pub fn peer(n: u16) -> PeerId {
     let mut bytes = vec![0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
