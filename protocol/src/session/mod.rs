@@ -84,7 +84,7 @@ pub struct SessionContext {
 }
 
 /// The push stream types, each with an outbox of its own.
-const PUSHES: [StreamType; 5] = [
+const PUSHES: [StreamType; 6] = [
     StreamType::Control,
     StreamType::BlockPush,
     StreamType::TxPush,

@@ -74,7 +74,7 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Flooder,
         Self::Liar,
         Self::Withholder,
