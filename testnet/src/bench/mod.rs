@@ -8,6 +8,7 @@
 //! Everything runs over real UDP sockets on loopback. Each end has a runtime of its own.
 
 mod bare;
+mod book_fanout;
 mod frames;
 mod ghost;
 mod handshakes;
@@ -71,6 +72,8 @@ pub enum BenchName {
     HeadOfLine,
     /// Random orders on one market, settled, beside the book alone
     Matching,
+    /// A book's feed to 1, 50 and 500 followers
+    BookFanout,
     /// The server process of `idle-memory`
     #[value(hide = true)]
     HoldIdle,
@@ -102,12 +105,13 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 /// is a result, not an error.
 pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
     type Bench = fn(&BenchArgs) -> Result<Vec<Comparison>, BenchError>;
-    const BENCHES: [(BenchName, &str, Bench); 5] = [
+    const BENCHES: [(BenchName, &str, Bench); 6] = [
         (BenchName::Handshakes, "handshakes", handshakes::run),
         (BenchName::IdleMemory, "idle-memory", idle_memory::run),
         (BenchName::Frames, "frames", frames::run),
         (BenchName::HeadOfLine, "head-of-line", head_of_line::run),
         (BenchName::Matching, "matching", matching::run),
+        (BenchName::BookFanout, "book-fanout", book_fanout::run),
     ];
 
     if args.name == BenchName::HoldIdle {
