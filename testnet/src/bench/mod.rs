@@ -10,6 +10,7 @@
 
 mod bare;
 pub mod calls;
+mod book_fanout;
 mod frames;
 mod ghost;
 mod handshakes;
@@ -90,6 +91,8 @@ pub enum BenchName {
     Relay,
     /// Blocks spread over a simulated network, beside pushing them whole and announcing
     Blocks,
+    /// A book's feed to 1, 50 and 500 followers
+    BookFanout,
     /// The server process of `idle-memory`
     #[value(hide = true)]
     HoldIdle,
@@ -139,6 +142,7 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
         (BenchName::Calls, "calls", calls::run),
         (BenchName::Relay, "relay", spread::transactions),
         (BenchName::Blocks, "blocks", spread::blocks),
+        (BenchName::BookFanout, "book-fanout", book_fanout::run),
     ];
 
     if args.name == BenchName::HoldIdle {
