@@ -113,6 +113,8 @@ impl World {
             block_bytes_max: 1 << 20,
             authorities: AuthoritySet::new(vec![authority.public()]).doing(DOING)?,
             allocation: [(holder.address(), 1 << 80)].into(),
+            markets: Default::default(),
+            feeds: Vec::new(),
         };
         let node = start_parts(NodeParts {
             config: Config::default(),
@@ -126,6 +128,8 @@ impl World {
             sockets: vec![Socket::Bind(bare::LOOPBACK)],
             clock: Clock::System,
             seed: None,
+            control: None,
+            tor: None,
         })
         .await
         .doing(DOING)?;
