@@ -175,7 +175,8 @@ impl Books {
         }
         let extends = view.canonical_id(self.head.height)? == Some(self.head.id)
             && to.height - self.head.height <= BLOCKS_MAX;
-        for height in if extends { self.head.height + 1..=to.height } else { 1..=0 } {
+        let last = if extends { to.height } else { self.head.height };
+        for height in self.head.height + 1..=last {
             let Some(blocks) = read_block(view, height, self.markets.len())? else { break };
             for (market, block) in self.markets.iter_mut().zip(&blocks) {
                 market.advance(block, view.finalized().height);

@@ -277,6 +277,9 @@ fn bare_way(followers: usize, batches: u64, server: &End, clients: &End) -> Resu
     Ok(Delivered::of(ages, cpu, bytes / batches as f64))
 }
 
+/// A figure: what it is of, its unit, and where it stands.
+type Figure = (&'static str, &'static str, fn(&Delivered) -> f64);
+
 pub(super) fn run(args: &BenchArgs) -> Result<Vec<Comparison>, BenchError> {
     let (server, clients) = (End::new(args)?, End::new(args)?);
     let batches = (args.seconds * f64::from(BATCHES_PER_SECOND)).ceil().max(1.0) as u64;
@@ -289,7 +292,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<Vec<Comparison>, BenchError> {
                 ways[way].push(measure(followers, batches, &server, &clients)?);
             }
         }
-        let figures: [(&str, &'static str, fn(&Delivered) -> f64); 4] = [
+        let figures: [Figure; 4] = [
             ("publisher to follower, p50", "us", |it| it.p50_us),
             ("publisher to follower, p99", "us", |it| it.p99_us),
             ("a million deliveries", "CPU s", |it| it.cpu_seconds_per_million),
