@@ -1,8 +1,8 @@
 //! Calls of a contract against the same engine behind the least code, and how soon an event is told.
 //!
 //! One node with one state serves both ways: ours over its streams, as any client asks; the rival over
-//! bare `quinn`, one stream for each call, with the same bytes. The crate `testnet/rivals` puts other
-//! ways to ask in front of the same [`World`], with the same [`load`].
+//! bare `quinn`, one stream for each call, with the same bytes. Other ways
+//! to ask can be put in front of the same [`World`], with the same [`load`].
 
 use std::{
     sync::Arc,
