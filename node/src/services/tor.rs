@@ -88,8 +88,10 @@ pub(crate) struct Tor {
 
 impl Drop for Tor {
     fn drop(&mut self) {
-        if let Runs::Daemon { looking, .. } = &self.runs {
-            looking.abort();
+        match &self.runs {
+            Runs::Daemon { looking, .. } => looking.abort(),
+            #[cfg(feature = "tor")]
+            Runs::Own { .. } => {}
         }
         if let Some(accepting) = &self.accepting {
             accepting.abort();
