@@ -140,8 +140,16 @@ fn scenario_07_trailing_bytes_are_an_error_in_every_kind() {
         // list of indexes goes on with the next one, a list of payloads with an empty one. Bytes to the end may be any, and a shard is as
         // long as it is until its plan is known:
         // what a presence record or an envelope is made of is for its reader to find out.
-        if ["Peers", "BlockTransactionsRequest", "FeedSnapshot", "FeedEntries", "FeedStep", "ShardPlan", "Shard"]
-            .contains(&info.name)
+        if [
+            "Peers",
+            "BlockTransactionsRequest",
+            "FeedSnapshot",
+            "FeedEntries",
+            "FeedStep",
+            "ShardPlan",
+            "Shard",
+        ]
+        .contains(&info.name)
             || ["PresencePublish", "PresenceAnswer", "MailboxDeposit", "MailboxDelivery"].contains(&info.name)
         {
             assert!(verdict.is_ok());

@@ -137,8 +137,8 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             }
         };
     use StreamType::{
-        BlockFetch, BlockPush, Books, Consensus, Control, Discovery, Events, Oracle, Prices, Rpc, ShardPush, Sync,
-        TxFetch, TxPush, TxSync, Wallet,
+        BlockFetch, BlockPush, Books, Consensus, Control, Discovery, Events, Oracle, Prices, Rpc, ShardPush,
+        Sync, TxFetch, TxPush, TxSync, Wallet,
     };
     vec![
         make(

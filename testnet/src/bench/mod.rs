@@ -9,8 +9,8 @@
 //! run the cores of many nodes on simulated links in virtual time: their figures do not depend on the machine.
 
 mod bare;
-pub mod calls;
 mod book_fanout;
+pub mod calls;
 mod frames;
 mod ghost;
 mod handshakes;
@@ -21,8 +21,8 @@ mod machine;
 mod matching;
 mod prices;
 mod report;
-mod wallet;
 mod spread;
+mod wallet;
 
 use std::{io::Write, time::Duration};
 

@@ -111,7 +111,8 @@ fn holds(case: &Case) {
             input: hex::decode(&case.input).unwrap().into(),
         },
     };
-    let receipt = Engines::new(&super::tests::genesis()).execute(&body.sign(&key).unwrap(), &mut state, &context).unwrap();
+    let receipt =
+        Engines::new(&tests::genesis()).execute(&body.sign(&key).unwrap(), &mut state, &context).unwrap();
 
     let outcome = match case.outcome.as_str() {
         "done" => Outcome::Done,
