@@ -348,17 +348,6 @@ impl TorNetwork {
             sleep(Duration::from_millis(200));
         }
     }
-
-    /// Ends one relay, without a farewell.
-    pub fn kill(&mut self, or_port: u16) -> io::Result<String> {
-        let relay = self.relays.iter_mut().find(|relay| relay.or_port == or_port);
-        let relay = relay.ok_or_else(|| failed(format!("no relay is at port {or_port}")))?;
-        if let Some(mut child) = relay.child.take() {
-            child.kill()?;
-            child.wait()?;
-        }
-        Ok(relay.name.clone())
-    }
 }
 
 impl Drop for TorNetwork {
