@@ -22,7 +22,7 @@
 //! ```
 //!
 //! A [`Quote`] proves itself: whoever knows the genesis checks the signatures and computes the price by
-//! the same [rules](aggregate), so that nobody between the publishers and the reader is trusted with it.
+//! the same [rules](mod@aggregate), so that nobody between the publishers and the reader is trusted with it.
 
 pub mod aggregate;
 

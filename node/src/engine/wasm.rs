@@ -10,7 +10,7 @@
 //! # What a contract is
 //!
 //! A module of at most 96 KiB that exports its memory as `memory` and a function `call`, and perhaps
-//! one `deploy`, both without parameters and results, and that imports from [`ghost`](host) only. It
+//! one `deploy`, both without parameters and results, and that imports from `ghost` only. It
 //! has no start function, one memory of at most 4 MiB, and no floats, references, SIMD or threads. With
 //! its deployment the module is checked and compiled; what is wrong is told with its offset.
 //!
@@ -23,7 +23,7 @@
 //! | `memory.fill`, `copy`, `init`, `grow` | wasmi's: 1 fuel for each 64 bytes |
 //! | a run | [`GAS_RUN`], 1 for each 4 bytes of the module, 1,024 for each page that it begins with |
 //! | a deployment | 200 for each byte of the module (yellow paper, `G_codedeposit`) |
-//! | host functions | see [`host`]: Ethereum's prices for storage, logs, accounts, hashes; nothing is refunded |
+//! | host functions | see `wasm/host.rs`: Ethereum's prices for storage, logs, accounts, hashes; nothing is refunded |
 //!
 //! What is left when it reverts comes back; a fault (a trap) takes all gas, as in the EVM.
 

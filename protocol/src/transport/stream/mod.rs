@@ -1,5 +1,5 @@
 //! TLS 1.3 over any stream of bytes, with the same raw public keys as on QUIC; its streams are multiplexed by
-//! the `yamux` library, each cut into segments ([`segment`]) that say what QUIC says beside the bytes.
+//! the `yamux` library, each cut into segments (`segment.rs`) that say what QUIC says beside the bytes.
 //!
 //! # Bounds
 //! A peer may have [`UNI_STREAMS_MAX`](tuning::UNI_STREAMS_MAX) + [`BIDI_STREAMS_MAX`](tuning::BIDI_STREAMS_MAX)
