@@ -3,7 +3,7 @@
 //! Only panics, hangs and the broken invariants asserted below are bugs; an error is a good answer.
 
 use bytes::Bytes;
-use ghost_proto::{Block, PeerRecord};
+use ghost_proto::{Block, PeerRecord, SignedValue};
 
 use crate::{
     frame::{self, Frame},
@@ -49,8 +49,19 @@ fn deeper(frame: Frame) {
             }
         }
         Frame::Peers(peers) => peers.records.into_iter().for_each(record),
+        Frame::FindAnswer(answer) => {
+            answer.value.into_iter().for_each(value);
+            answer.closer.into_iter().for_each(record);
+        }
+        Frame::StoreRequest(request) => value(request.value),
         Frame::Hello(hello) => record(hello.record),
         _ => {}
+    }
+}
+
+fn value(bytes: Bytes) {
+    if let Ok(value) = SignedValue::verify(bytes.clone()) {
+        assert_eq!(value.bytes(), &bytes);
     }
 }
 

@@ -26,6 +26,7 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod kind;
+pub mod meet;
 pub mod reader;
 pub mod reconcile;
 pub mod rpc;

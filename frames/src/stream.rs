@@ -68,6 +68,10 @@ stream_types! {
     Events = 0x09, "events", Request;
     /// In which transactions two mempools differ.
     TxSync = 0x0a, "tx_sync", Request;
+    /// Meeting a peer through one that both know.
+    Meet = 0x11, "meet", Request;
+    /// Packets that are passed on between two others.
+    Circuit = 0x12, "circuit", Push;
 }
 
 /// First of the stream types that are never assigned: peers open such streams now and then, so that

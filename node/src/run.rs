@@ -25,7 +25,7 @@ use ghost_mempool_relay::{
     tx_relay::RelayStats,
 };
 use ghost_proto::{
-    Genesis, KeyPair, Multiaddr, PeerId,
+    Genesis, KeyPair, Multiaddr, PeerId, SignedValue,
     layout::{Cursor, put_var_bytes},
     limits::TX_BYTES_MAX,
     message,
@@ -61,7 +61,7 @@ use crate::{
         contracts::Contracts,
         events,
         execution::Execution,
-        peers::{PeerBook, PeerService, ToPeers, discovery_config},
+        peers::{Meeting, PeerBook, PeerService, ToPeers, discovery_config},
         rpc::{self, Access, Rpc},
         serve,
         submission::Submission,
@@ -72,6 +72,8 @@ use crate::{
 };
 use ghost_discovery::{
     clock::Now,
+    lookup::{Found, Goal},
+    meet::MeetConfig,
     overlay::Overlay as Discovery,
     store::{PeerStore, Saved, SledStore as SledPeerStore},
 };
@@ -100,6 +102,9 @@ pub enum StartError {
     /// An address in the configuration.
     #[error("network.listen: {0}")]
     Address(#[from] AddressError),
+    /// A configured peer is this node.
+    #[error("network.peers: {0} is this node itself; remove it, or did two homes get the same node.key?")]
+    OwnPeer(Multiaddr),
     /// A socket.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -158,6 +163,7 @@ pub struct RunningNode {
     submissions: Submission,
     heads: watch::Receiver<HeadNote>,
     book: PeerBook,
+    peers: mpsc::Sender<ToPeers>,
     metrics: Arc<Metrics>,
     _exporter: Option<Exporter>,
 }
@@ -209,6 +215,24 @@ impl RunningNode {
     /// Whom it bans now, and why.
     pub fn bans(&self) -> Vec<(PeerId, String)> {
         self.book.bans()
+    }
+
+    /// Looks for a peer, or for a value, among all nodes. `None` if the node stops or too many lookups are under
+    /// way; it takes up to [`ghost_discovery::lookup::LOOKUP_TIME`].
+    pub async fn find(&self, goal: Goal) -> Option<Found> {
+        let (reply, found) = oneshot::channel();
+        self.peers.send(ToPeers::Find { goal, reply }).await.ok()?;
+        found.await.ok()
+    }
+
+    /// Gives a value to the nodes nearest to its key, for whoever looks for it; answers how many keep it. They
+    /// forget it when it expires, and some of them go: say it again before half of its time is over.
+    pub async fn publish(&self, value: SignedValue) -> usize {
+        let (reply, kept) = oneshot::channel();
+        match self.peers.send(ToPeers::Publish { value, reply }).await {
+            Ok(()) => kept.await.unwrap_or(0),
+            Err(_) => 0,
+        }
     }
 
     /// Follows the head.
@@ -281,6 +305,10 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     };
     let metrics = Arc::new(Metrics::new());
     let peer_id = identity.peer_id();
+    let is_own = |address: &&Multiaddr| address.iter().last() == Some(multiaddr::Protocol::P2p(peer_id));
+    if let Some(own) = config.network.peers.iter().find(is_own) {
+        return Err(StartError::OwnPeer(own.clone()));
+    }
 
     let chain = Chain::open(genesis.clone(), store, authority, draw("ghost 2026 chain"))?;
     let view = chain.view();
@@ -316,6 +344,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let block_asked = inbox.requests(StreamType::BlockFetch, 64);
     let sync_asked = inbox.requests(StreamType::Sync, 64);
     let discovery_asked = inbox.requests(StreamType::Discovery, 64);
+    let meet_asked = inbox.requests(StreamType::Meet, 64);
+    let circuit_packets = inbox.pushes(StreamType::Circuit, 64);
     let rpc_asked = inbox.requests(StreamType::Rpc, 1024);
     let events_asked = inbox.requests(StreamType::Events, 64);
     let inbox = inbox.build();
@@ -375,6 +405,13 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         let address = config.network.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         StartError::Listen { address, source }
     })?;
+    let meeting = {
+        let config =
+            MeetConfig { circuits_max: config.network.circuits_max as usize, ..MeetConfig::default() };
+        let first = u64::from_be_bytes(draw("ghost 2026 circuits")[..8].try_into().expect("eight bytes"));
+        Meeting::new(config, first, overlay.clone(), book.clone())
+            .map_err(|source| StartError::Listen { address: "circuits".into(), source })?
+    };
     let local: Vec<Multiaddr> =
         overlay.local_addresses().into_iter().take(listening).map(of_socket).collect();
     let listen: Vec<Multiaddr> = local.iter().map(|address| with_peer(address.clone(), peer_id)).collect();
@@ -508,9 +545,12 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         dns_seeds: config.network.dns_seeds.clone(),
         dns_server: config.network.dns_server,
         identity,
+        meeting: meeting.clone(),
         serves,
         addresses: advertised,
         fixed_address: config.network.external_address.is_some(),
+        port_mapping: config.network.port_mapping,
+        lan: config.network.lan_discovery.then(|| genesis.id()),
         listening,
         events: overlay_events,
         commands: peer_commands,
@@ -519,7 +559,9 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         transactions: to_transactions,
     };
     tasks.spawn(peers.run());
+    tasks.spawn(meeting.run(meet_asked, circuit_packets));
 
+    let peers = to_peers.clone();
     let (stop, stop_asked) = watch::channel(false);
     let (stopped, stopped_seen) = watch::channel(false);
     let supervisor =
@@ -538,6 +580,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         submissions,
         heads: heads_seen,
         book,
+        peers,
         metrics,
         _exporter: exporter,
     })

@@ -35,6 +35,8 @@ pub enum Domain {
     PeerRecord,
     /// A node's answer to a call.
     CallAnswer,
+    /// A value that is looked for by its owner's key.
+    Value,
 }
 
 impl Domain {
@@ -46,6 +48,7 @@ impl Domain {
             Self::Vote => b"ghost/vote/1\0\0\0\0",
             Self::PeerRecord => b"ghost/record/1\0\0",
             Self::CallAnswer => b"ghost/call/1\0\0\0\0",
+            Self::Value => b"ghost/value/1\0\0\0",
         }
     }
 }

@@ -20,6 +20,7 @@ pub mod merkle;
 pub mod receipt;
 pub mod record;
 pub mod tx;
+pub mod value;
 pub mod vote;
 
 /// Protobuf messages compiled from `schema/*.proto`. Field meanings, units and bounds are in the
@@ -39,4 +40,5 @@ pub use multiaddr::Multiaddr;
 pub use receipt::{LogEntry, Outcome, Receipt};
 pub use record::PeerRecord;
 pub use tx::{Action, EngineId, SignedTransaction, Transaction, VerifiedTransaction};
+pub use value::{LookupKey, SignedValue};
 pub use vote::{Checkpoint, FinalityCertificate, Vote};

@@ -4,8 +4,8 @@
 //! own quota for what comes in, its own bounded queues for what goes out, and a priority that the
 //! transport honours when the link is full.
 //!
-//! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M =
-//! 2.3 MiB; sent and not acknowledged, 1.5 MiB, together less than 4 MiB; incoming, what the
+//! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M + 128 K =
+//! 2.4 MiB; sent and not acknowledged, 1.5 MiB, together less than 4 MiB; incoming, what the
 //! connection's flow control window allows, 3.25 MiB; answers to its requests, one chunk each for
 //! 64 + 16 + 8 + 8 + 6 + 2 requests.
 
@@ -43,6 +43,8 @@ pub enum Class {
     Discovery,
     /// Catching up, with blocks and with mempools.
     Sync,
+    /// Packets passed on between two others.
+    Relay,
 }
 
 /// The numbers of a class.
@@ -83,7 +85,7 @@ const MIB: usize = 1024 * KIB;
 
 impl Class {
     /// Every class, in declaration order; the index of a class is its `as usize`.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Control,
         Self::Consensus,
         Self::Block,
@@ -92,6 +94,7 @@ impl Class {
         Self::Tx,
         Self::Discovery,
         Self::Sync,
+        Self::Relay,
     ];
 
     /// The class of a stream type.
@@ -103,8 +106,9 @@ impl Class {
             StreamType::Rpc => Self::Rpc,
             StreamType::Events => Self::Events,
             StreamType::TxPush | StreamType::TxFetch => Self::Tx,
-            StreamType::Discovery => Self::Discovery,
+            StreamType::Discovery | StreamType::Meet => Self::Discovery,
             StreamType::Sync | StreamType::TxSync => Self::Sync,
+            StreamType::Circuit => Self::Relay,
         }
     }
 
@@ -119,6 +123,7 @@ impl Class {
             Self::Tx => "tx",
             Self::Discovery => "discovery",
             Self::Sync => "sync",
+            Self::Relay => "relay",
         }
     }
 
@@ -137,6 +142,9 @@ impl Class {
                 Self::Discovery => (2, 4, 64 * KIB, 2, 0, SlowPolicy::Refuse),
                 // Four for blocks, two for mempools.
                 Self::Sync => (1, 64, 64 * MIB, 6, 0, SlowPolicy::Refuse),
+                // 1 MiB a second of full packets; what is older than 128 KiB of newer ones is late anyway. A
+                // favour: everything of our own goes first.
+                Self::Relay => (0, 1024, MIB, 0, 128 * KIB, SlowPolicy::DropOldest),
             };
         ClassSpec {
             priority,
@@ -193,7 +201,7 @@ mod tests {
                 if pushes { table.spec(Class::of(*stream)).queue_bytes } else { 0 }
             })
             .sum();
-        assert_eq!(queued, 16 * KIB + 256 * KIB + 2 * MIB);
+        assert_eq!(queued, 16 * KIB + 256 * KIB + 2 * MIB + 128 * KIB);
         assert!(queued + (crate::transport::quic::tuning::SEND_WINDOW as usize) < 4 * MIB);
     }
 

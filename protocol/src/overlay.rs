@@ -13,7 +13,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, Mutex, OnceLock, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -21,7 +21,10 @@ use std::{
 
 use ghost_frames::Code;
 use ghost_proto::PeerId;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
 
 pub use crate::gate::{Gate, Knock, Porter, Refused, Ticket};
 use crate::{
@@ -33,11 +36,26 @@ use crate::{
         serve_early,
     },
     tally::{Event, Tally},
-    transport::quic::{Closed, DialError, Endpoint, Incoming, Link, Socket, Verdict},
+    transport::circuit::{CircuitSocket, is_circuit},
+    transport::quic::{Closed, DialError, Endpoint, Incoming, Link, Socket, Verdict, tuning},
 };
 
 /// Time a losing connection has to deliver what was queued on it.
 pub const DUPLICATE_DRAIN: Duration = Duration::from_secs(2);
+
+/// A node of which nothing was heard for so long has moved or gone: it says something every
+/// [`tuning::KEEP_ALIVE`], and so do we, which it acknowledges; what is lost is sent again several times within the
+/// 6 s more. QUIC gives up only after [`tuning::IDLE_TIMEOUT`], counted from our last word; and of the two ends of a
+/// connection only the one that dialled may move, so that when the other does nothing else tells.
+pub const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// How often it is looked for silence. With 10,000 sessions each look takes a few milliseconds.
+const SILENCE_EVERY: Duration = Duration::from_secs(3);
+
+const _: () = assert!(
+    tuning::KEEP_ALIVE.as_secs() + 2 * SILENCE_EVERY.as_secs() <= SILENCE_MAX.as_secs()
+        && SILENCE_MAX.as_secs() < tuning::IDLE_TIMEOUT.as_secs()
+);
 
 /// Time the farewell of a probe may take.
 const PROBE_FAREWELL: Duration = Duration::from_secs(1);
@@ -121,6 +139,8 @@ struct Shared {
     identity: Identity,
     /// One for each socket; those that accept come first.
     endpoints: Vec<Endpoint>,
+    /// For connections through others; opened when they are wanted.
+    circuits: OnceLock<(Endpoint, Arc<CircuitSocket>)>,
     hello: RwLock<LocalHello>,
     context: SessionContext,
     gate: Gate,
@@ -183,6 +203,7 @@ impl Overlay {
         let overlay = Self(Arc::new(Shared {
             identity: config.identity,
             endpoints,
+            circuits: OnceLock::new(),
             hello: RwLock::new(config.hello),
             context: config.context,
             gate: config.gate,
@@ -196,6 +217,7 @@ impl Overlay {
         for endpoint in &overlay.0.endpoints[..accepting] {
             tokio::spawn(overlay.clone().accept(endpoint.clone()));
         }
+        tokio::spawn(watch_for_silence(Arc::downgrade(&overlay.0)));
         Ok((overlay, receiver))
     }
 
@@ -209,7 +231,37 @@ impl Overlay {
         self.0.endpoints.iter().filter_map(|endpoint| endpoint.local_addr().ok()).collect()
     }
 
+    /// The socket for connections that travel through others, which this accepts from then on. Must be called
+    /// inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Only if the cryptography library refuses the key: a fault of the build.
+    pub fn open_circuits(&self) -> io::Result<Arc<CircuitSocket>> {
+        if let Some((_, socket)) = self.0.circuits.get() {
+            return Ok(socket.clone());
+        }
+        let socket = Arc::new(CircuitSocket::default());
+        let tally = self.0.context.tally.clone();
+        let endpoint = Endpoint::open(&self.0.identity, Socket::Custom(socket.clone()), true, None, tally)?;
+        let opened = self.0.circuits.get_or_init(|| {
+            tokio::spawn(self.clone().accept(endpoint.clone()));
+            (endpoint, socket)
+        });
+        Ok(opened.1.clone())
+    }
+
+    /// Sends a datagram that opens a NAT in front of this machine to an address; see [`Endpoint::punch`].
+    pub fn punch(&self, address: SocketAddr) -> io::Result<()> {
+        match self.endpoint_for(&address) {
+            Some(endpoint) => endpoint.punch(address),
+            None => Err(io::Error::other("this node has no socket of that address family")),
+        }
+    }
+
     fn endpoint_for(&self, address: &SocketAddr) -> Option<&Endpoint> {
+        if is_circuit(address) {
+            return self.0.circuits.get().map(|(endpoint, _)| endpoint);
+        }
         self.0
             .endpoints
             .iter()
@@ -292,9 +344,34 @@ impl Overlay {
                 return Err(error.into());
             }
         };
+        // Another dial of ours, at another address of the peer, was quicker. To the peer this one only looked.
+        if let Some(session) = self
+            .session(&peer)
+            .filter(|session| session.direction() == Direction::Outbound && !session.is_closing())
+        {
+            link.close(Code::Done, "another address answered first");
+            return Ok(session);
+        }
         let mut hello = self.hello();
         change(&mut hello);
         self.adopt(link, hello, None).await
+    }
+
+    /// Connects to a node to ask it something and to leave again: as a client, so that it is no peer of ours
+    /// before and after, and neither side relays anything to the other. Close the session when it has answered.
+    pub async fn visit(&self, peer: PeerId, address: SocketAddr) -> Result<Session, ConnectError> {
+        if peer == self.peer_id() {
+            return Err(HelloError::SelfDial.into());
+        }
+        let Some(endpoint) = self.endpoint_for(&address) else {
+            let reason = "this node has no socket of that address family".into();
+            return Err(DialError::Local { address, reason }.into());
+        };
+        let link = endpoint.dial(peer, address).await?;
+        let hello = LocalHello { role: Role::Client, record: None, tx_salt: None, ..self.hello() };
+        let (session, greeted) = establish(link, &hello, &self.0.context).await?;
+        tokio::spawn(drive(session.clone(), greeted));
+        Ok(session)
     }
 
     fn hello(&self) -> LocalHello {
@@ -499,9 +576,33 @@ impl Overlay {
             // A drain that panicked has nothing left to send.
             let _ = drain.await;
         }
-        for endpoint in &self.0.endpoints {
+        let circuits = self.0.circuits.get().map(|(endpoint, _)| endpoint);
+        for endpoint in self.0.endpoints.iter().chain(circuits) {
             endpoint.close(Code::ShuttingDown);
             let _ = timeout(patience, endpoint.wait_idle()).await;
         }
+    }
+}
+
+/// Closes sessions of nodes of which nothing is heard any more, so that whoever keeps them can dial again.
+async fn watch_for_silence(shared: Weak<Shared>) {
+    let mut heard: HashMap<SessionId, (u64, Instant)> = HashMap::new();
+    loop {
+        sleep(SILENCE_EVERY).await;
+        let Some(overlay) = shared.upgrade().map(Overlay) else { return };
+        let now = Instant::now();
+        let mut still = HashMap::with_capacity(heard.len());
+        for session in overlay.nodes().values() {
+            let (received, _) = session.udp_bytes();
+            let since = match heard.get(&session.id()) {
+                Some((before, since)) if *before == received => *since,
+                _ => now,
+            };
+            if now - since >= SILENCE_MAX && !session.is_closing() {
+                session.close(Code::Timeout, "nothing was heard from it");
+            }
+            still.insert(session.id(), (received, since));
+        }
+        heard = still;
     }
 }

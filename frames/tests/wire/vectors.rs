@@ -137,7 +137,8 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             }
         };
     use StreamType::{
-        BlockFetch, BlockPush, Consensus, Control, Discovery, Events, Rpc, Sync, TxFetch, TxPush, TxSync,
+        BlockFetch, BlockPush, Circuit, Consensus, Control, Discovery, Events, Meet, Rpc, Sync, TxFetch,
+        TxPush, TxSync,
     };
     vec![
         make(
@@ -362,6 +363,35 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             &[bytes("dialled back")],
             &["DialBackAnswer"],
             "in vain",
+        ),
+        make("find, asked", Discovery, true, &[bytes("find a value")], &["FindRequest"], "a value"),
+        make(
+            "find, answered",
+            Discovery,
+            false,
+            &[bytes("found")],
+            &["FindAnswer"],
+            "the value, and one peer",
+        ),
+        make("store, asked", Discovery, true, &[bytes("store a value")], &["StoreRequest"], "one value"),
+        make("store, answered", Discovery, false, &[bytes("not stored")], &["StoreAnswer"], "not kept"),
+        make("meet, asked", Meet, true, &[bytes("bring me together")], &["MeetRequest"], "a punch"),
+        make(
+            "meet, offered",
+            Meet,
+            true,
+            &[bytes("somebody wants to meet you")],
+            &["MeetOffer"],
+            "a circuit",
+        ),
+        make("meet, answered", Meet, false, &[bytes("meeting agreed")], &["MeetAnswer"], "agreed"),
+        make(
+            "circuit",
+            Circuit,
+            true,
+            &[bytes("packet"), bytes("packet")],
+            &["CircuitPacket", "CircuitPacket"],
+            "as they come",
         ),
     ]
 }

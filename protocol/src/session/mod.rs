@@ -89,8 +89,13 @@ pub struct SessionContext {
 }
 
 /// The push stream types, each with an outbox of its own.
-const PUSHES: [StreamType; 4] =
-    [StreamType::Control, StreamType::BlockPush, StreamType::TxPush, StreamType::Consensus];
+const PUSHES: [StreamType; 5] = [
+    StreamType::Control,
+    StreamType::BlockPush,
+    StreamType::TxPush,
+    StreamType::Consensus,
+    StreamType::Circuit,
+];
 
 /// Most pings that may be unanswered at once.
 const PINGS_MAX: usize = 16;

@@ -3,6 +3,7 @@
 //! Everything above this module speaks of [`Link`], [`SendStream`] and [`RecvStream`] and never of
 //! QUIC, so that a second transport can stand beside it without twin code.
 
+pub mod circuit;
 pub mod quic;
 
 pub use quic::Link;

@@ -595,6 +595,7 @@ impl Scenario {
                 DiskName::Sled => DiskKind::Sled,
             },
             skew_ms,
+            ..NetworkPlan::default()
         }
     }
 

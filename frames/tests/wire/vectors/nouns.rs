@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use ghost_proto::{
     Action, Address, Block, EngineId, FinalityCertificate, Genesis, Header, KeyPair, LogEntry, Outcome,
-    PeerRecord, PublicKey, Receipt, SignedTransaction, Transaction, Vote, keys::Domain,
+    PeerRecord, PublicKey, Receipt, SignedTransaction, SignedValue, Transaction, Vote, keys::Domain,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -191,7 +191,7 @@ fn nouns(world: &World) -> Vec<NounVector> {
     }
     genesis.hex = hex::encode(preimage);
 
-    let record = &world.record;
+    let (record, value) = (&world.record, world.value());
     vec![
         genesis,
         transaction("the smallest", &transfer(&world.senders[0], 0, 1, b"")),
@@ -255,6 +255,24 @@ fn nouns(world: &World) -> Vec<NounVector> {
             Domain::PeerRecord,
             &[&record.bytes()[2..2 + usize::from(record.bytes()[1])]],
         ),
+        NounVector::new(
+            "value",
+            "of an account's key, for whoever looks for its mailbox",
+            value.bytes(),
+            json!({
+                "owner": value.owner().to_string(),
+                "label": String::from_utf8_lossy(value.label()),
+                "sequence": value.sequence(),
+                "expires_unix_s": value.expires_unix_s(),
+                "payload": String::from_utf8_lossy(value.payload()),
+                "lookup_key": value.key().to_string(),
+            }),
+        )
+        .signed(
+            world.senders[0].public(),
+            Domain::Value,
+            &[&value.bytes()[..value.bytes().len() - 64]],
+        ),
     ]
 }
 
@@ -313,6 +331,14 @@ fn nouns_replay() {
                 assert_eq!(certificate.finalizes().unwrap().height, vector.fields["finalizes_height"]);
                 certificate.encode()
             }
+            "value" => {
+                let value = SignedValue::verify(bytes).unwrap();
+                assert_eq!(vector.fields["lookup_key"], value.key().to_string(), "{name}");
+                assert_eq!(vector.fields["owner"], value.owner().to_string(), "{name}");
+                assert_eq!(vector.fields["sequence"], value.sequence(), "{name}");
+                assert_eq!(vector.fields["expires_unix_s"], value.expires_unix_s(), "{name}");
+                value.bytes().to_vec()
+            }
             "record" => {
                 let record = PeerRecord::verify(bytes).unwrap();
                 assert_eq!(record.peer().to_string(), vector.fields["peer"]);
@@ -332,7 +358,7 @@ fn nouns_replay() {
 fn is_signed(vector: &NounVector) -> bool {
     let (bytes, signed) = (unhex(&vector.hex), unhex(&vector.signed));
     let signature = ghost_proto::Signature(*bytes.last_chunk::<64>().unwrap());
-    let domain = [Domain::Transaction, Domain::Block, Domain::Vote, Domain::PeerRecord]
+    let domain = [Domain::Transaction, Domain::Block, Domain::Vote, Domain::PeerRecord, Domain::Value]
         .into_iter()
         .find(|domain| signed.starts_with(domain.tag()))
         .unwrap();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use ghost_discovery::{
+    address::Endpoint,
     clock::Now,
     inbound::{Arrival, Incoming, Refusal, Ticket as Admission},
     netgroup::Source,
@@ -76,6 +77,16 @@ impl PeerBook {
     /// Nobody new is let in, and why; or somebody is again.
     pub(super) fn paused(&self, why: Option<&'static str>) {
         *self.paused.lock().expect("no code panics while it writes a reason") = why;
+    }
+
+    /// Whether a peer would be let in, wherever it comes from.
+    pub(super) fn welcome(&self, peer: &PeerId) -> bool {
+        self.lock().explain(peer, self.now()).refused_as.is_none()
+    }
+
+    /// Whether we send to a place on the word of somebody at `source`.
+    pub(super) fn may_dial(&self, endpoint: &Endpoint, source: &Source) -> bool {
+        self.lock().book().policy().check(endpoint, source).is_ok()
     }
 
     /// What the operator should look at now.

@@ -13,7 +13,11 @@ use ghost_frames::{
 };
 use ghost_proto::{Multiaddr, PeerId, message};
 use ghost_protocol::{
-    Session, address::of_socket, inbox::Asked, session::Direction, transport::quic::DialError,
+    Session,
+    address::of_socket,
+    inbox::Asked,
+    session::Direction,
+    transport::{circuit::is_circuit, quic::DialError},
 };
 
 use super::{PeerBook, Report, Running};
@@ -52,9 +56,10 @@ impl PeerBook {
 impl Running {
     /// A peer that we dialled said where it sees us.
     pub(super) fn observed(&mut self, session: &Session) {
-        let Some(at) =
-            session.hello().observed.as_ref().filter(|_| session.direction() == Direction::Outbound)
-        else {
+        let Some(at) = session.hello().observed.as_ref().filter(|_| {
+            // Inside a circuit nobody sees where the other is.
+            session.direction() == Direction::Outbound && !is_circuit(&session.remote_address())
+        }) else {
             return;
         };
         if let Ok((at, None)) = address::parse(at) {
