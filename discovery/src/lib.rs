@@ -12,6 +12,8 @@
 //! | [`dial`] | connections, failures, stale tips | dials and drops |
 //! | [`inbound`], [`evict`] | first packets, peers that arrived | who gets in, and who goes for it |
 //! | [`reach`] | where peers see us, dials back | whether we can be reached |
+//! | [`lookup`] | whom we met, values to keep, answers | whom to ask next, what was found |
+//! | [`meet`] | who wants to meet whom, packets | whether, and to whom to pass them |
 //! | [`eclipse`] | stale tips, sources, tips | an alarm, with its reasons |
 //! | [`conduct`] | offences and what else happened | bans, and each peer's story |
 //! | [`store`] | batches of changes | what was kept |
@@ -34,6 +36,8 @@ pub mod eclipse;
 pub mod evict;
 pub mod exchange;
 pub mod inbound;
+pub mod lookup;
+pub mod meet;
 pub mod netgroup;
 pub mod overlay;
 pub mod prefix;

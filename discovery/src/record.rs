@@ -5,7 +5,7 @@
 //! offence of whoever sent it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -77,10 +77,42 @@ struct Budget {
     filled: Instant,
 }
 
+/// Records whose signature was verified and need not be again: their hashes, 8,192 × 64 bytes = 512 KiB. In a quiet
+/// network nearly all that peers pass on is known, and signatures are what it costs.
+pub const VERIFIED_MAX: usize = 8192;
+
+/// Hashes of the newest records that verified.
+#[derive(Debug, Default)]
+struct Verified {
+    known: HashSet<[u8; 32]>,
+    order: VecDeque<[u8; 32]>,
+    checked: u64,
+}
+
+impl Verified {
+    fn parse(&mut self, bytes: Bytes) -> Result<PeerRecord, RecordError> {
+        let hash = *blake3::hash(&bytes).as_bytes();
+        if self.known.contains(&hash) {
+            return PeerRecord::verified_before(bytes);
+        }
+        self.checked += 1;
+        let record = PeerRecord::verify(bytes)?;
+        if self.order.len() >= VERIFIED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        self.known.insert(hash);
+        self.order.push_back(hash);
+        Ok(record)
+    }
+}
+
 /// Admission of records. A core: a budget for each source, then the checks.
 #[derive(Debug)]
 pub struct Admission {
     own: PeerId,
+    verified: Verified,
     budgets: BTreeMap<PeerId, Budget>,
     shared: Option<Budget>,
 }
@@ -88,7 +120,7 @@ pub struct Admission {
 impl Admission {
     /// For the node with this PeerId.
     pub fn new(own: PeerId) -> Self {
-        Self { own, budgets: BTreeMap::new(), shared: None }
+        Self { own, verified: Verified::default(), budgets: BTreeMap::new(), shared: None }
     }
 
     /// We asked `source` for up to `records`: so many come on top of its budget.
@@ -135,7 +167,28 @@ impl Admission {
             Some(budget) if budget.left > 0 => budget.left -= 1,
             _ => return Err(Refused::OverBudget),
         }
-        check(bytes, &self.own, source, policy, now_unix_ms)
+        self.admit_own(bytes, source, policy, now_unix_ms)
+    }
+
+    /// Checks one record that no budget is taken for: the one in a peer's own hello, or in an answer to a lookup,
+    /// which are counted otherwise.
+    ///
+    /// # Errors
+    /// As [`Admission::admit`], without [`Refused::OverBudget`].
+    pub fn admit_own(
+        &mut self,
+        bytes: Bytes,
+        source: &Source,
+        policy: &AddressPolicy,
+        now_unix_ms: u64,
+    ) -> Result<Admitted, Refused> {
+        let record = self.verified.parse(bytes)?;
+        judge(record, &self.own, source, policy, now_unix_ms)
+    }
+
+    /// Signatures that were checked so far.
+    pub fn checked(&self) -> u64 {
+        self.verified.checked
     }
 
     fn budget(&mut self, source: &PeerId, now: Instant) -> Option<&mut Budget> {
@@ -157,18 +210,13 @@ impl Admission {
     }
 }
 
-/// Checks a record without a budget: the one in a peer's own hello.
-///
-/// # Errors
-/// As [`Admission::admit`], without [`Refused::OverBudget`].
-pub fn check(
-    bytes: Bytes,
+fn judge(
+    record: PeerRecord,
     own: &PeerId,
     source: &Source,
     policy: &AddressPolicy,
     now_unix_ms: u64,
 ) -> Result<Admitted, Refused> {
-    let record = PeerRecord::verify(bytes)?;
     if record.peer() == *own {
         return Err(Refused::Own);
     }
@@ -283,8 +331,9 @@ mod tests {
             NOW_MS / 1000,
         )
         .unwrap();
-        let admitted =
-            check(record.bytes().clone(), &peer(0), &public(), &AddressPolicy::default(), NOW_MS).unwrap();
+        let admitted = admission()
+            .admit_own(record.bytes().clone(), &public(), &AddressPolicy::default(), NOW_MS)
+            .unwrap();
         assert_eq!(admitted.endpoints, vec![endpoint("1.2.3.4:1")]);
         assert_eq!(admitted.record, record);
     }
@@ -292,7 +341,7 @@ mod tests {
     #[test]
     fn refusals_and_whose_fault_they_are() {
         let policy = AddressPolicy::default();
-        let check = |bytes: Bytes, now_ms| check(bytes, &peer(0), &public(), &policy, now_ms);
+        let check = |bytes: Bytes, now_ms| admission().admit_own(bytes, &public(), &policy, now_ms);
         let good = record_of(1, &["1.2.3.4:1"], 1).bytes().clone();
         let made_s = record_of(1, &["1.2.3.4:1"], 1).time_unix_s();
 
@@ -316,12 +365,45 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_is_known_byte_for_byte_costs_no_second_signature() {
+        let (mut admission, policy) = (admission(), AddressPolicy::default());
+        let mut admit = |bytes: &[u8]| {
+            let bytes = Bytes::copy_from_slice(bytes);
+            (admission.admit_own(bytes, &public(), &policy, NOW_MS), admission.checked())
+        };
+        let good = record_of(1, &["1.2.3.4:1"], 1).bytes().to_vec();
+        let (first, checked) = admit(&good);
+        assert_eq!((checked, admit(&good)), (1, (first, 1)));
+        // Any other bytes are checked, each time.
+        for at in 0..good.len() {
+            let mut forged = good.clone();
+            forged[at] ^= 1;
+            let (refused, checked) = admit(&forged);
+            assert!(refused.unwrap_err().is_offence(), "byte {at}");
+            assert_eq!(checked, 2 + at as u64);
+        }
+        // What was pushed out by newer ones is checked again.
+        let mut verified = Verified::default();
+        let record = |n| record_of(2, &["1.2.3.4:1"], n).bytes().clone();
+        for n in 1..=VERIFIED_MAX as u64 {
+            verified.parse(record(n)).unwrap();
+        }
+        verified.parse(record(1)).unwrap();
+        assert_eq!(verified.checked, VERIFIED_MAX as u64);
+        verified.parse(record(VERIFIED_MAX as u64 + 1)).unwrap();
+        verified.parse(record(1)).unwrap();
+        assert_eq!(verified.checked, VERIFIED_MAX as u64 + 2);
+        assert_eq!((verified.known.len(), verified.order.len()), (VERIFIED_MAX, VERIFIED_MAX));
+    }
+
+    #[test]
     fn an_address_that_names_another_peer_is_left_out() {
         let wrong = endpoint("1.2.3.4:1").with_peer(peer(7));
         let right = endpoint("1.2.3.5:1").with_peer(peer(1));
         let record = PeerRecord::sign(&key(1), vec![wrong, right], 0, 1, NOW_MS / 1000).unwrap();
-        let admitted =
-            check(record.bytes().clone(), &peer(0), &public(), &AddressPolicy::default(), NOW_MS).unwrap();
+        let admitted = admission()
+            .admit_own(record.bytes().clone(), &public(), &AddressPolicy::default(), NOW_MS)
+            .unwrap();
         assert_eq!(admitted.endpoints, vec![endpoint("1.2.3.5:1")]);
     }
 

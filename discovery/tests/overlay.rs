@@ -14,6 +14,7 @@ use ghost_discovery::{
     conduct::{Note, Offence, What},
     dial::{DialFailure, Kind, Link, StaticPeer},
     inbound::{Arrival, Incoming},
+    lookup::{Goal, LOOKUP_TIME},
     netgroup::{AddressPolicy, NetGroup, Source},
     overlay::{Effect, Input, Overlay, OverlayConfig},
     store::{Batch, PeerStore, Saved, Write},
@@ -116,6 +117,48 @@ fn two_hundred_nodes_with_one_seed_connect_and_heal_when_thirty_percent_leave() 
         world.messages - messages
     );
     assert!(world.degrees().iter().all(|degree| (10..=128).contains(degree)), "{:?}", world.degrees());
+}
+
+#[test]
+fn among_two_hundred_anybody_finds_anybody_and_a_third_that_leaves_hides_nobody() {
+    let mut world = public(200);
+    let full = |world: &World| {
+        let nodes = world.nodes.iter().skip(1);
+        nodes.clone().all(|node| node.overlay.dialler().outbound(Kind::FullRelay) == 8)
+    };
+    assert!(world.run(600 * SECOND, full));
+    world.run(world.at + 600 * SECOND, |_| false);
+    let look = |world: &mut World, pairs: &[(usize, usize)]| {
+        world.nodes.iter_mut().for_each(|node| node.found.clear());
+        let (began, before) = (world.at, world.messages);
+        pairs.iter().for_each(|&(from, to)| world.find(from, Goal::Peer(peer(to))));
+        let froms: Vec<usize> = pairs.iter().map(|pair| pair.0).collect();
+        let over = |world: &World| froms.iter().all(|&from| !world.nodes[from].found.is_empty());
+        assert!(world.run(began + LOOKUP_TIME + SECOND, over));
+        let found = pairs.iter().filter(|(from, to)| {
+            let (_, found) = &world.nodes[*from].found[0];
+            found.peer.as_ref().is_some_and(|one| one.record.peer() == peer(*to))
+        });
+        let asked: usize = froms.iter().map(|&from| world.nodes[from].found[0].1.asked).sum();
+        (found.count(), asked, world.messages - before, world.at - began)
+    };
+    let pairs: Vec<(usize, usize)> = (0..20).map(|n| (n * 10 + 1, (n * 77 + 40) % 200)).collect();
+    let (found, asked, messages, took) = look(&mut world, &pairs);
+    println!("20 lookups among 200: {found} found, {asked} asked, {messages} messages, {took:?}");
+    assert_eq!(found, pairs.len());
+    // A third leaves at once; who is left is found as before.
+    let gone = |n: usize| n % 10 < 3 && n > 0;
+    (0..200).filter(|n| gone(*n)).for_each(|n| world.kill(n));
+    let pairs: Vec<(usize, usize)> = (0..20)
+        .map(|n| (n * 10 + 5, (n * 70 + 44) % 200))
+        .filter(|(from, to)| !gone(*from) && !gone(*to))
+        .collect();
+    let (found, asked, messages, took) = look(&mut world, &pairs);
+    println!(
+        "{} lookups after 30 % left: {found} found, {asked} asked, {messages} messages, {took:?}",
+        pairs.len()
+    );
+    assert!(found * 20 >= pairs.len() * 19, "{found} of {}", pairs.len());
 }
 
 #[test]

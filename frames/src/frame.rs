@@ -9,7 +9,7 @@ use ghost_proto::{limits, message};
 use crate::{
     block, compact, consensus, contract, control, discovery, feed,
     kind::{Kind, KindInfo},
-    price,
+    meet, price,
     reader::DecodeError,
     reconcile, shards,
     stream::StreamType,
@@ -162,6 +162,24 @@ frames! {
     DialBackRequest(discovery::DialBackRequest) = 0x52, max 0, on [Discovery];
     /// What came of it.
     DialBackAnswer(discovery::DialBackAnswer) = 0x53, max 3 + limits::MULTIADDR_BYTES_MAX, on [Discovery];
+    /// Whom do you know near this key?
+    FindRequest(discovery::FindRequest) = 0x54, max 33, on [Discovery];
+    /// These, and the value there.
+    FindAnswer(discovery::FindAnswer) = 0x55,
+        max 2 + limits::VALUE_BYTES_MAX + limits::CLOSER_PER_ANSWER_MAX * (limits::RECORD_BYTES_MAX + 2),
+        on [Discovery];
+    /// Keep this value for whoever asks.
+    StoreRequest(discovery::StoreRequest) = 0x56, max limits::VALUE_BYTES_MAX, on [Discovery];
+    /// What became of it.
+    StoreAnswer(discovery::StoreAnswer) = 0x57, max 1, on [Discovery];
+    /// Bring me together with this peer.
+    MeetRequest(meet::MeetRequest) = 0x58, max 33, on [Meet];
+    /// Somebody wants to meet you.
+    MeetOffer(meet::MeetOffer) = 0x59, max 43 + limits::MULTIADDR_BYTES_MAX, on [Meet];
+    /// What came of it.
+    MeetAnswer(meet::MeetAnswer) = 0x5a, max 11 + limits::MULTIADDR_BYTES_MAX, on [Meet];
+    /// A packet on its way through a common peer.
+    CircuitPacket(meet::CircuitPacket) = 0x5b, max 8 + limits::CIRCUIT_PACKET_BYTES_MAX, on [Circuit];
 
     /// In place of an answer: why there is none.
     RpcFailure(message::RpcFailure) = 0x60, max 2 * KIB, on [Rpc, Events, Prices, Books];

@@ -3,7 +3,7 @@
 //! Only panics, hangs and the broken invariants asserted below are bugs; an error is a good answer.
 
 use bytes::Bytes;
-use ghost_proto::{Block, PeerRecord, Presence};
+use ghost_proto::{Block, PeerRecord, Presence, SignedValue};
 
 use crate::{
     frame::{self, Frame},
@@ -50,6 +50,11 @@ fn deeper(frame: Frame) {
             }
         }
         Frame::Peers(peers) => peers.records.into_iter().for_each(record),
+        Frame::FindAnswer(answer) => {
+            answer.value.into_iter().for_each(value);
+            answer.closer.into_iter().for_each(record);
+        }
+        Frame::StoreRequest(request) => value(request.value),
         Frame::Hello(hello) => record(hello.record),
         Frame::PresencePublish(PresencePublish { record })
         | Frame::PresenceAnswer(PresenceAnswer { record }) => {
@@ -58,6 +63,12 @@ fn deeper(frame: Frame) {
             }
         }
         _ => {}
+    }
+}
+
+fn value(bytes: Bytes) {
+    if let Ok(value) = SignedValue::verify(bytes.clone()) {
+        assert_eq!(value.bytes(), &bytes);
     }
 }
 

@@ -28,6 +28,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod kind;
 pub mod market;
+pub mod meet;
 pub mod price;
 pub mod reader;
 pub mod reconcile;

@@ -78,6 +78,10 @@ stream_types! {
     Wallet = 0x0e, "wallet", Request;
     /// Shards of large blocks: their plans, and who has which.
     ShardPush = 0x10, "shard_push", Push;
+    /// Meeting a peer through one that both know.
+    Meet = 0x11, "meet", Request;
+    /// Packets that are passed on between two others.
+    Circuit = 0x12, "circuit", Push;
 }
 
 /// First of the stream types that are never assigned: peers open such streams now and then, so that

@@ -26,7 +26,7 @@ use ghost_mempool_relay::{
     tx_relay::RelayStats,
 };
 use ghost_proto::{
-    Genesis, KeyPair, Multiaddr, PeerId,
+    Genesis, KeyPair, Multiaddr, PeerId, SignedValue,
     layout::{Cursor, put_var_bytes},
     limits::TX_BYTES_MAX,
     message,
@@ -68,7 +68,7 @@ use crate::{
         execution::Execution,
         hidden::Hidden,
         oracle::{OracleService, Publishing},
-        peers::{PeerBook, PeerService, ToPeers, discovery_config},
+        peers::{Meeting, PeerBook, PeerService, ToPeers, discovery_config},
         prices::{self, PriceFeeds},
         rpc::{self, Access, Rpc},
         serve,
@@ -85,6 +85,8 @@ use ghost_protocol::transport::tor::ArtiConfig;
 
 use ghost_discovery::{
     clock::Now,
+    lookup::{Found, Goal},
+    meet::MeetConfig,
     overlay::Overlay as Discovery,
     store::{PeerStore, Saved, SledStore as SledPeerStore},
 };
@@ -116,6 +118,9 @@ pub enum StartError {
     /// Tor. The node does not start without it, so that nobody takes it for hidden.
     #[error("tor: {0}\n  nothing was sent; mend it, or set tor.mode to \"off\"")]
     Tor(io::Error),
+    /// A configured peer is this node.
+    #[error("network.peers: {0} is this node itself; remove it, or did two homes get the same node.key?")]
+    OwnPeer(Multiaddr),
     /// A socket.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -180,6 +185,7 @@ pub struct RunningNode {
     book: PeerBook,
     publishing: Publishing,
     board: watch::Receiver<Board>,
+    peers: mpsc::Sender<ToPeers>,
     metrics: Arc<Metrics>,
     _exporter: Option<Exporter>,
 }
@@ -241,6 +247,24 @@ impl RunningNode {
     /// Whom it bans now, and why.
     pub fn bans(&self) -> Vec<(PeerId, String)> {
         self.book.bans()
+    }
+
+    /// Looks for a peer, or for a value, among all nodes. `None` if the node stops or too many lookups are under
+    /// way; it takes up to [`ghost_discovery::lookup::LOOKUP_TIME`].
+    pub async fn find(&self, goal: Goal) -> Option<Found> {
+        let (reply, found) = oneshot::channel();
+        self.peers.send(ToPeers::Find { goal, reply }).await.ok()?;
+        found.await.ok()
+    }
+
+    /// Gives a value to the nodes nearest to its key, for whoever looks for it; answers how many keep it. They
+    /// forget it when it expires, and some of them go: say it again before half of its time is over.
+    pub async fn publish(&self, value: SignedValue) -> usize {
+        let (reply, kept) = oneshot::channel();
+        match self.peers.send(ToPeers::Publish { value, reply }).await {
+            Ok(()) => kept.await.unwrap_or(0),
+            Err(_) => 0,
+        }
     }
 
     /// Follows the head.
@@ -389,6 +413,10 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     };
     let metrics = Arc::new(Metrics::new());
     let peer_id = identity.peer_id();
+    let is_own = |address: &&Multiaddr| address.iter().last() == Some(multiaddr::Protocol::P2p(peer_id));
+    if let Some(own) = config.network.peers.iter().find(is_own) {
+        return Err(StartError::OwnPeer(own.clone()));
+    }
 
     let chain = Chain::open(genesis.clone(), store.clone(), authority, draw("ghost 2026 chain"))?;
     let view = chain.view();
@@ -415,6 +443,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     }
     let pool = Arc::new(Mutex::new(pool));
 
+    let mode = tor.as_ref().map_or(TorMode::Off, |tor| tor.mode);
     let mut inbox = InboxBuilder::new();
     let blocks = inbox.pushes(StreamType::BlockPush, 64);
     let shards = inbox.pushes(StreamType::ShardPush, 64);
@@ -427,6 +456,9 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let discovery_asked = inbox.requests(StreamType::Discovery, 64);
     let oracle_pushes = inbox.pushes(StreamType::Oracle, 256);
     let prices_asked = inbox.requests(StreamType::Prices, 64);
+    // # Security: who is behind Tor alone meets nobody over UDP, and does not say that it would.
+    let meetings = (mode != TorMode::Only)
+        .then(|| (inbox.requests(StreamType::Meet, 64), inbox.pushes(StreamType::Circuit, 64)));
     let rpc_asked = inbox.requests(StreamType::Rpc, 1024);
     let events_asked = inbox.requests(StreamType::Events, 64);
     let mailboxes =
@@ -448,7 +480,6 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         tx_salt: Some(draw(salt)[..16].try_into().expect("sixteen bytes")),
     };
     let hello = greeting("ghost 2026 salt", "ghost 2026 nonce");
-    let mode = tor.as_ref().map_or(TorMode::Off, |tor| tor.mode);
     let (tor, arriving) = match tor {
         Some(parts) => {
             let (tor, arriving) =
@@ -495,7 +526,11 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
                 hello: match mode {
                     // The only face there is.
                     TorMode::Only => hello.clone(),
-                    _ => greeting("ghost 2026 onion salt", "ghost 2026 onion nonce"),
+                    _ => LocalHello {
+                        // Nobody meets there.
+                        serves: serves.without(StreamType::Meet).without(StreamType::Circuit),
+                        ..greeting("ghost 2026 onion salt", "ghost 2026 onion nonce")
+                    },
                 },
                 carrier: tor.carrier.clone(),
             }),
@@ -508,6 +543,17 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         let address = config.network.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         StartError::Listen { address, source }
     })?;
+    let meeting = match &meetings {
+        Some(_) => {
+            let config =
+                MeetConfig { circuits_max: config.network.circuits_max as usize, ..MeetConfig::default() };
+            let first = u64::from_be_bytes(draw("ghost 2026 circuits")[..8].try_into().expect("eight bytes"));
+            let meeting = Meeting::new(config, first, overlay.clone(), book.clone())
+                .map_err(|source| StartError::Listen { address: "circuits".into(), source })?;
+            Some(meeting)
+        }
+        None => None,
+    };
     let local: Vec<Multiaddr> =
         overlay.local_addresses().into_iter().take(listening).map(of_socket).collect();
     let mut listen: Vec<Multiaddr> =
@@ -697,9 +743,12 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         identity,
         tor,
         tor_only: mode == TorMode::Only,
+        meeting: meeting.clone(),
         serves,
         addresses: advertised,
         fixed_address: config.network.external_address.is_some(),
+        port_mapping: config.network.port_mapping,
+        lan: config.network.lan_discovery.then(|| genesis.id()),
         listening,
         events: overlay_events,
         commands: peer_commands,
@@ -714,7 +763,11 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     if let Some(listener) = control {
         tasks.spawn(local_callers(listener, overlay.clone()));
     }
+    if let (Some(meeting), Some((asked, packets))) = (meeting, meetings) {
+        tasks.spawn(meeting.run(asked, packets));
+    }
 
+    let peers = to_peers.clone();
     let (stop, stop_asked) = watch::channel(false);
     let (stopped, stopped_seen) = watch::channel(false);
     let supervisor =
@@ -735,6 +788,7 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
         book,
         publishing,
         board: board_seen,
+        peers,
         metrics,
         _exporter: exporter,
     })

@@ -41,6 +41,8 @@ pub enum Domain {
     Price,
     /// Into which shards a block was cut.
     ShardPlan,
+    /// A value that is looked for by its owner's key.
+    Value,
 }
 
 impl Domain {
@@ -55,6 +57,7 @@ impl Domain {
             Self::Presence => b"ghost/presence/1",
             Self::Price => b"ghost/price/1\0\0\0",
             Self::ShardPlan => b"ghost/shards/1\0\0",
+            Self::Value => b"ghost/value/1\0\0\0",
         }
     }
 }

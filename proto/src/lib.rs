@@ -24,6 +24,7 @@ pub mod price;
 pub mod receipt;
 pub mod record;
 pub mod tx;
+pub mod value;
 pub mod vote;
 pub mod wallet;
 
@@ -47,5 +48,6 @@ pub use price::{FeedSpec, PriceBatch, Quote, Report};
 pub use receipt::{LogEntry, Outcome, Receipt};
 pub use record::PeerRecord;
 pub use tx::{Action, EngineId, SignedTransaction, Transaction, VerifiedTransaction};
+pub use value::{LookupKey, SignedValue};
 pub use vote::{Checkpoint, FinalityCertificate, Vote};
 pub use wallet::{MailboxAt, Presence, PresenceBody, WalletName};

@@ -80,6 +80,22 @@ pub const RECORD_BYTES_MAX: usize = 2048;
 /// Most peer records in one answer: 32 × 2,048 = 64 KiB.
 pub const PEERS_PER_ANSWER_MAX: usize = 32;
 
+/// Most records in one answer of a lookup: 8 × 2,048 = 16 KiB. Each answer halves the distance about three
+/// times; more records would tell more of a routing table to whoever asks.
+pub const CLOSER_PER_ANSWER_MAX: usize = 8;
+
+/// Longest label of a signed value, in bytes.
+pub const VALUE_LABEL_BYTES_MAX: usize = 32;
+
+/// Longest payload of a signed value, in bytes: three onion addresses with peer ids, and a key to seal to.
+pub const VALUE_PAYLOAD_BYTES_MAX: usize = 512;
+
+/// Largest signed value: owner, label, sequence, expiry, payload, signature.
+pub const VALUE_BYTES_MAX: usize = 32 + 1 + VALUE_LABEL_BYTES_MAX + 8 + 8 + 2 + VALUE_PAYLOAD_BYTES_MAX + 64;
+
+/// Longest packet that a common peer passes on between two others: an Ethernet path's.
+pub const CIRCUIT_PACKET_BYTES_MAX: usize = 1472;
+
 /// Longest user agent, in bytes of printable ASCII.
 pub const USER_AGENT_BYTES_MAX: usize = 64;
 
@@ -244,6 +260,8 @@ const _: () = {
     assert!(RECORD_ADDRESSES_MAX * MULTIADDR_BYTES_MAX + 256 <= RECORD_BYTES_MAX);
     assert!(SLOT_MS_MIN < SLOT_MS_MAX);
     assert!(1266 + WALLET_MAILBOXES_MAX * (33 + 2 + MULTIADDR_BYTES_MAX) + 64 <= PRESENCE_BYTES_MAX);
+    assert!(CLOSER_PER_ANSWER_MAX <= PEERS_PER_ANSWER_MAX);
+    assert!(VALUE_PAYLOAD_BYTES_MAX < 16_384, "its length takes two bytes");
     assert!(SYMBOLS_PER_FRAME_MAX <= SYMBOLS_MAX);
     assert!(BODIES_PER_REQUEST_MAX <= HEADERS_PER_ANSWER_MAX);
 };

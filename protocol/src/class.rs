@@ -4,8 +4,8 @@
 //! own quota for what comes in, its own bounded queues for what goes out, and a priority that the
 //! transport honours when the link is full.
 //!
-//! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M + 64 K + 512 K =
-//! 2.9 MiB; sent and not acknowledged, 1.5 MiB, together less than 5 MiB; incoming, what the
+//! Memory that one peer can make us hold, worst case: outgoing queues 16 K + 256 K + 1 M + 1 M + 64 K + 512 K +
+//! 128 K = 3.0 MiB; sent and not acknowledged, 1.5 MiB, together less than 5 MiB; incoming, what the
 //! connection's flow control window allows, 3.25 MiB; answers to its requests, one chunk each for
 //! 64 + 16 + 16 + 16 + 16 + 8 + 8 + 6 + 2 requests. A subscription to a book or a price has no queue: it reads from a ring
 //! that all share.
@@ -52,6 +52,8 @@ pub enum Class {
     Oracle,
     /// Shards of large blocks.
     Shard,
+    /// Packets passed on between two others.
+    Relay,
 }
 
 /// The numbers of a class.
@@ -92,7 +94,7 @@ const MIB: usize = 1024 * KIB;
 
 impl Class {
     /// Every class, in declaration order; the index of a class is its `as usize`.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Control,
         Self::Consensus,
         Self::Block,
@@ -105,6 +107,7 @@ impl Class {
         Self::Wallet,
         Self::Oracle,
         Self::Shard,
+        Self::Relay,
     ];
 
     /// The class of a stream type.
@@ -117,11 +120,12 @@ impl Class {
             StreamType::Events => Self::Events,
             StreamType::Books => Self::Book,
             StreamType::TxPush | StreamType::TxFetch => Self::Tx,
-            StreamType::Discovery => Self::Discovery,
+            StreamType::Discovery | StreamType::Meet => Self::Discovery,
             StreamType::Sync | StreamType::TxSync => Self::Sync,
             StreamType::Wallet => Self::Wallet,
             StreamType::Oracle | StreamType::Prices => Self::Oracle,
             StreamType::ShardPush => Self::Shard,
+            StreamType::Circuit => Self::Relay,
         }
     }
 
@@ -140,6 +144,7 @@ impl Class {
             Self::Wallet => "wallet",
             Self::Oracle => "oracle",
             Self::Shard => "shard",
+            Self::Relay => "relay",
         }
     }
 
@@ -171,6 +176,9 @@ impl Class {
                 // what is small and urgent: a block by its short ids must not wait for one by its shards. The queue
                 // holds eight; the core keeps fewer unacknowledged.
                 Self::Shard => (4, 512, 64 * MIB, 0, MIB / 2, SlowPolicy::Refuse),
+                // 1 MiB a second of full packets; what is older than 128 KiB of newer ones is late anyway. A
+                // favour: everything of our own goes first.
+                Self::Relay => (0, 1024, MIB, 0, 128 * KIB, SlowPolicy::DropOldest),
             };
         ClassSpec {
             priority,
@@ -227,7 +235,7 @@ mod tests {
                 if pushes { table.spec(Class::of(*stream)).queue_bytes } else { 0 }
             })
             .sum();
-        assert_eq!(queued, 16 * KIB + 256 * KIB + 2 * MIB + 64 * KIB + MIB / 2);
+        assert_eq!(queued, 16 * KIB + 256 * KIB + 2 * MIB + 64 * KIB + MIB / 2 + 128 * KIB);
         assert!(queued + (crate::transport::quic::tuning::SEND_WINDOW as usize) < 5 * MIB);
     }
 

@@ -16,7 +16,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, Mutex, OnceLock, RwLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,7 +24,10 @@ use std::{
 
 use ghost_frames::Code;
 use ghost_proto::PeerId;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
 
 pub use crate::gate::{Gate, Knock, Porter, Refused, Ticket};
 use crate::{
@@ -38,7 +41,8 @@ use crate::{
     tally::{Event, Tally},
     transport::{
         Carrier, Closed, DialError, Isolation, Link, Onion, Remote,
-        quic::{Endpoint, Incoming, Socket, Verdict},
+        circuit::{CircuitSocket, is_circuit},
+        quic::{Endpoint, Incoming, Socket, Verdict, tuning},
         stream::{BoxedStream, StreamEndpoint},
     },
 };
@@ -49,6 +53,19 @@ pub const DUPLICATE_DRAIN: Duration = Duration::from_secs(2);
 /// Time a stream to an onion service may take to open. A first one fetches a descriptor and builds a
 /// circuit of six relays, and may try again: half a minute on the public network is not rare.
 pub const CARRY_TIMEOUT: Duration = Duration::from_secs(60);
+/// A node of which nothing was heard for so long has moved or gone: it says something every
+/// [`tuning::KEEP_ALIVE`], and so do we, which it acknowledges; what is lost is sent again several times within the
+/// 6 s more. QUIC gives up only after [`tuning::IDLE_TIMEOUT`], counted from our last word; and of the two ends of a
+/// connection only the one that dialled may move, so that when the other does nothing else tells.
+pub const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// How often it is looked for silence. With 10,000 sessions each look takes a few milliseconds.
+const SILENCE_EVERY: Duration = Duration::from_secs(3);
+
+const _: () = assert!(
+    tuning::KEEP_ALIVE.as_secs() + 2 * SILENCE_EVERY.as_secs() <= SILENCE_MAX.as_secs()
+        && SILENCE_MAX.as_secs() < tuning::IDLE_TIMEOUT.as_secs()
+);
 
 /// Time the farewell of a probe may take.
 const PROBE_FAREWELL: Duration = Duration::from_secs(1);
@@ -180,6 +197,8 @@ struct Shared {
     onion: Option<(Face, Arc<dyn Carrier>)>,
     /// One for each socket; those that accept come first.
     endpoints: Vec<Endpoint>,
+    /// For connections through others; opened when they are wanted.
+    circuits: OnceLock<(Endpoint, Arc<CircuitSocket>)>,
     context: SessionContext,
     gate: Gate,
     /// The session of each peer that is a node.
@@ -246,6 +265,7 @@ impl Overlay {
             face: Face::new(config.identity, config.hello)?,
             onion,
             endpoints,
+            circuits: OnceLock::new(),
             context: config.context,
             gate: config.gate,
             nodes: Mutex::default(),
@@ -258,6 +278,7 @@ impl Overlay {
         for endpoint in &overlay.0.endpoints[..accepting] {
             tokio::spawn(overlay.clone().accept(endpoint.clone()));
         }
+        tokio::spawn(watch_for_silence(Arc::downgrade(&overlay.0)));
         Ok((overlay, receiver))
     }
 
@@ -292,7 +313,38 @@ impl Overlay {
         self.0.endpoints.iter().filter_map(|endpoint| endpoint.local_addr().ok()).collect()
     }
 
+    /// The socket for connections that travel through others, which this accepts from then on. Must be called
+    /// inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Only if the cryptography library refuses the key: a fault of the build.
+    pub fn open_circuits(&self) -> io::Result<Arc<CircuitSocket>> {
+        if let Some((_, socket)) = self.0.circuits.get() {
+            return Ok(socket.clone());
+        }
+        let socket = Arc::new(CircuitSocket::default());
+        let tally = self.0.context.tally.clone();
+        let endpoint =
+            Endpoint::open(&self.0.face.identity, Socket::Custom(socket.clone()), true, None, tally)?;
+        let opened = self.0.circuits.get_or_init(|| {
+            tokio::spawn(self.clone().accept(endpoint.clone()));
+            (endpoint, socket)
+        });
+        Ok(opened.1.clone())
+    }
+
+    /// Sends a datagram that opens a NAT in front of this machine to an address; see [`Endpoint::punch`].
+    pub fn punch(&self, address: SocketAddr) -> io::Result<()> {
+        match self.endpoint_for(&address) {
+            Some(endpoint) => endpoint.punch(address),
+            None => Err(io::Error::other("this node has no socket of that address family")),
+        }
+    }
+
     fn endpoint_for(&self, address: &SocketAddr) -> Option<&Endpoint> {
+        if is_circuit(address) {
+            return self.0.circuits.get().map(|(endpoint, _)| endpoint);
+        }
         self.0
             .endpoints
             .iter()
@@ -392,6 +444,14 @@ impl Overlay {
                 return Err(error.into());
             }
         };
+        // Another dial of ours, at another address of the peer, was quicker. To the peer this one only looked.
+        if let Some(session) = self
+            .session(&peer)
+            .filter(|session| session.direction() == Direction::Outbound && !session.is_closing())
+        {
+            link.close(Code::Done, "another address answered first");
+            return Ok(session);
+        }
         let mut hello = self.face(&at).hello();
         change(&mut hello);
         self.adopt(link, hello, None).await
@@ -417,6 +477,20 @@ impl Overlay {
             .map_err(|_| DialError::TimedOut(address))?
             .map_err(|error| DialError::Refused { address, reason: error.to_string(), code: None })?;
         face.streams.dial(stream, peer, address).await
+    }
+
+    /// Connects to a node to ask it something and to leave again: as a client, so that it is no peer of ours
+    /// before and after, and neither side relays anything to the other. Close the session when it has answered.
+    /// Never through Tor.
+    pub async fn visit(&self, peer: PeerId, address: SocketAddr) -> Result<Session, ConnectError> {
+        if self.is_us(&peer) {
+            return Err(HelloError::SelfDial.into());
+        }
+        let link = self.dial_ip(peer, address).await?;
+        let hello = LocalHello { role: Role::Client, record: None, tx_salt: None, ..self.0.face.hello() };
+        let (session, greeted) = establish(link, &hello, &self.0.context).await?;
+        tokio::spawn(drive(session.clone(), greeted));
+        Ok(session)
     }
 
     /// Looks whether a peer can be reached at an address by somebody it has not heard of: with a full
@@ -645,12 +719,36 @@ impl Overlay {
             // A drain that panicked has nothing left to send.
             let _ = drain.await;
         }
-        for endpoint in &self.0.endpoints {
+        let circuits = self.0.circuits.get().map(|(endpoint, _)| endpoint);
+        for endpoint in self.0.endpoints.iter().chain(circuits) {
             endpoint.close(Code::ShuttingDown);
             let _ = timeout(patience, endpoint.wait_idle()).await;
         }
         for face in self.faces() {
             let _ = timeout(patience, face.streams.wait_idle()).await;
         }
+    }
+}
+
+/// Closes sessions of nodes of which nothing is heard any more, so that whoever keeps them can dial again.
+async fn watch_for_silence(shared: Weak<Shared>) {
+    let mut heard: HashMap<SessionId, (u64, Instant)> = HashMap::new();
+    loop {
+        sleep(SILENCE_EVERY).await;
+        let Some(overlay) = shared.upgrade().map(Overlay) else { return };
+        let now = Instant::now();
+        let mut still = HashMap::with_capacity(heard.len());
+        for session in overlay.nodes().values() {
+            let (received, _) = session.wire_bytes();
+            let since = match heard.get(&session.id()) {
+                Some((before, since)) if *before == received => *since,
+                _ => now,
+            };
+            if now - since >= SILENCE_MAX && !session.is_closing() {
+                session.close(Code::Timeout, "nothing was heard from it");
+            }
+            still.insert(session.id(), (received, since));
+        }
+        heard = still;
     }
 }

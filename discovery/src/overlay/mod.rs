@@ -12,12 +12,15 @@
 //! 4. While connected: [`Overlay::answer`] for each `PeersRequest`, [`Input::Peers`] for each answer we
 //!    asked for, and [`Input::Ping`], [`Input::BroughtTx`], [`Input::BroughtBlock`], [`Input::Offence`].
 //! 5. [`Input::Disconnected`] when the last connection to a peer is gone.
+//!    [`Overlay::answer_find`] and [`Overlay::store_value`] for each `FindRequest` and `StoreRequest`, and
+//!    [`Input::FindAnswered`] for what [`Overlay::find`] wants asked, of whoever it is.
 //! 6. [`Overlay::on_deadline`] at [`Overlay::next_deadline`].
 //! 7. Effects as they come; [`Effect::Persist`] is answered with [`Input::Persisted`].
 //! 8. At the end [`Overlay::flush`], until it gives nothing.
 
 mod door;
 mod explain;
+mod find;
 mod persist;
 mod types;
 
@@ -45,9 +48,10 @@ use crate::{
     eclipse::Watch,
     exchange::{Answer, Answers, Asking},
     inbound::Inbound,
+    lookup::Lookups,
     netgroup::{NetGroup, Source},
     reach::{DialBacks, Reach},
-    record::{self, Admission, Admitted, OwnRecord, Refused},
+    record::{Admission, Admitted, OwnRecord, Refused},
     store::{Saved, Write},
 };
 
@@ -61,7 +65,6 @@ pub const PERSIST_EVERY: Duration = Duration::from_secs(1);
 /// See the [module documentation](self).
 #[derive(Debug)]
 pub struct Overlay {
-    own: PeerId,
     book: AddressBook,
     dialler: Dialler,
     inbound: Inbound,
@@ -73,6 +76,7 @@ pub struct Overlay {
     reach: Reach,
     dial_backs: DialBacks,
     watch: Watch,
+    lookups: Lookups,
     rng: ChaCha12Rng,
     sources: BTreeMap<PeerId, Source>,
     urgent: Vec<Write>,
@@ -99,7 +103,6 @@ impl Overlay {
         let book = AddressBook::restore(secret, config.policy.clone(), saved.rows);
         let dialler = Dialler::new(dial, config.static_peers, saved.anchors.clone(), rng.random(), now);
         let mut overlay = Self {
-            own: config.own,
             book,
             dialler,
             inbound: Inbound::new(config.inbound, config.policy, rng.random()),
@@ -111,6 +114,7 @@ impl Overlay {
             reach: Reach::new(config.reach),
             dial_backs: DialBacks::default(),
             watch: Watch::new(config.watch),
+            lookups: Lookups::new(&config.own),
             rng,
             sources: BTreeMap::new(),
             urgent,
@@ -118,6 +122,7 @@ impl Overlay {
             persist_at: None,
             persisting: false,
         };
+        overlay.remember_contacts();
         overlay.schedule_persist(now);
         overlay
     }
@@ -227,6 +232,10 @@ impl Overlay {
                 }
                 None
             }
+            Input::FindAnswered { query, peer, source, answer } => {
+                effects.extend(self.find_answered(query, &peer, &source, answer, now));
+                None
+            }
             Input::TipSeen { network, height } => {
                 self.watch.tip_seen(network, height, now.at);
                 None
@@ -247,6 +256,7 @@ impl Overlay {
             Input::OperatorBan { peer, until_unix_ms, reason } => {
                 self.ledger.ban(&peer, until_unix_ms, &format!("operator: {reason}"), now.unix_ms);
                 self.answers.forget(&peer);
+                self.lookups.table_mut().forget(&peer);
                 effects.push(drop_effect(peer, Code::Refused, "banned by the operator"));
                 None
             }
@@ -285,6 +295,7 @@ impl Overlay {
             self.inbound.next_deadline(),
             self.reach.next_deadline(),
             self.watch.next_deadline(),
+            self.lookups.next_deadline(),
             persist,
         ];
         deadlines.into_iter().flatten().min()
@@ -297,6 +308,8 @@ impl Overlay {
         let ask = self.reach.on_deadline(now.at);
         effects.extend(ask.into_iter().map(|peer| Effect::AskDialBack { peer }));
         self.inbound.on_deadline(now.at);
+        let lookups = self.lookups.on_deadline(now);
+        effects.extend(lookups.into_iter().flat_map(|(query, steps)| find::effects_of(query, steps)));
         if !self.persisting && self.persist_at.is_some_and(|at| now.at >= at) {
             self.persist_at = None;
             let batch = self.take_batch();
@@ -373,6 +386,7 @@ impl Overlay {
             + self.admission.len()
             + self.sources.len()
             + self.reach.footprint()
+            + self.lookups.len()
             + askers
             + answers
             + recent
@@ -406,6 +420,9 @@ impl Overlay {
                 Source::Peer(place) => endpoints.iter().any(|one| one.host() == place.host()),
                 Source::TorInbound | Source::Operator => false,
             };
+            if outbound || seen_there {
+                self.learn_contact(&source, record.clone(), endpoints.clone(), outbound);
+            }
             if !outbound && seen_there {
                 self.answers.met(peer, record.bytes().clone(), group, false, now.at);
             }
@@ -435,7 +452,7 @@ impl Overlay {
         if record.is_empty() {
             return None;
         }
-        match record::check(record, &self.own, source, self.book.policy(), now.unix_ms) {
+        match self.admission.admit_own(record, source, self.book.policy(), now.unix_ms) {
             Ok(admitted) if admitted.record.peer() == *peer => Some(admitted),
             Ok(_) => {
                 effects.extend(self.offend(
@@ -504,6 +521,7 @@ impl Overlay {
             Verdict::Noted { .. } => None,
             Verdict::Ban { .. } => {
                 self.answers.forget(peer);
+                self.lookups.table_mut().forget(peer);
                 Some(drop_effect(*peer, offence.code(), &format!("banned: {evidence}")))
             }
         }

@@ -14,7 +14,8 @@ use crate::{
     eclipse::WatchConfig,
     exchange::{AnswersConfig, AskingConfig},
     inbound::InboundConfig,
-    netgroup::AddressPolicy,
+    lookup::{Ask, Found, QueryId},
+    netgroup::{AddressPolicy, Source},
     reach::{DialBack, ReachConfig},
     store::Batch,
 };
@@ -185,6 +186,17 @@ pub enum Input {
         /// What came of it.
         result: DialBack,
     },
+    /// The answer to [`Effect::Find`].
+    FindAnswered {
+        /// Which lookup.
+        query: QueryId,
+        /// Who was asked.
+        peer: PeerId,
+        /// Where it sits.
+        source: Source,
+        /// The value and the records as received; `None` if it failed.
+        answer: Option<(Option<Bytes>, Vec<Bytes>)>,
+    },
     /// A peer that was reached over this network showed a head of this height.
     TipSeen {
         /// The network.
@@ -254,6 +266,21 @@ pub enum Effect {
     AskDialBack {
         /// Whom.
         peer: PeerId,
+    },
+    /// Ask somebody for what a lookup wants, dialling it if it is not connected, within
+    /// [`crate::lookup::ASK_TIME`]; answer with [`Input::FindAnswered`].
+    Find {
+        /// Which lookup.
+        query: QueryId,
+        /// Whom, and for what.
+        ask: Ask,
+    },
+    /// A lookup that [`Overlay::find`](super::Overlay::find) began is over.
+    FindDone {
+        /// Which.
+        query: QueryId,
+        /// What it found.
+        found: Box<Found>,
     },
     /// What is known of our reachability changed; see [`Overlay::reach`](super::Overlay::reach).
     ReachChanged,

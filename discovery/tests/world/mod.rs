@@ -11,6 +11,7 @@ use ghost_discovery::{
     dial::{DialFailure, DialId, Link},
     exchange::Answer,
     inbound::{Arrival, Incoming},
+    lookup::{Ask, Found, Goal, QueryId},
     netgroup::Source,
     overlay::{Effect, Input, Overlay, OverlayConfig},
     store::{Batch, MemoryStore, PeerStore, Saved},
@@ -38,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) hostile: bool,
     pub(crate) links: BTreeSet<usize>,
     pub(crate) alarms: Vec<(Duration, String)>,
+    /// Lookups that are over, and when.
+    pub(crate) found: Vec<(Duration, Found)>,
 }
 
 enum Event {
@@ -46,7 +49,11 @@ enum Event {
     Asked { from: usize, to: usize, limit: u16 },
     Answered { from: usize, to: usize, records: Option<Vec<bytes::Bytes>> },
     Closed { at: usize, other: usize, code: Option<Code> },
+    Sought { from: usize, query: QueryId, ask: Ask },
+    Found { at: usize, query: QueryId, peer: PeerId, source: Source, answer: FindAnswer },
 }
+
+type FindAnswer = Option<(Option<bytes::Bytes>, Vec<bytes::Bytes>)>;
 
 pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
@@ -127,6 +134,7 @@ impl World {
             hostile: false,
             links: BTreeSet::new(),
             alarms: Vec::new(),
+            found: Vec::new(),
         });
         self.deadlines.push(None);
         n
@@ -193,6 +201,13 @@ impl World {
         }
     }
 
+    /// Begins a lookup; what it finds is added to the node's `found`.
+    pub(crate) fn find(&mut self, n: usize, goal: Goal) {
+        let now = self.now_at(n);
+        let (_, effects) = self.nodes[n].overlay.find(goal, now).expect("few are under way");
+        self.carry_out(n, effects);
+    }
+
     pub(crate) fn input(&mut self, n: usize, input: Input) {
         let now = self.now_at(n);
         let effects = self.nodes[n].overlay.handle(input, now);
@@ -230,6 +245,18 @@ impl World {
                 }
                 // Nothing here says where it sees others, and there are no chains.
                 Effect::ChallengeTip { .. } | Effect::AskDialBack { .. } | Effect::ReachChanged => {}
+                Effect::Find { query, ask } => {
+                    self.messages += 1;
+                    // A dial and a question, unless it is connected.
+                    let there =
+                        self.by_peer.get(&ask.peer).is_some_and(|to| self.nodes[n].links.contains(to));
+                    let after = if there { LATENCY } else { 3 * LATENCY };
+                    self.later(after, Event::Sought { from: n, query, ask });
+                }
+                Effect::FindDone { found, .. } => {
+                    let at = self.at;
+                    self.nodes[n].found.push((at, *found));
+                }
                 Effect::Alarm(alarm) => {
                     let at = self.at;
                     self.nodes[n].alarms.push((at, alarm.to_string()));
@@ -277,6 +304,27 @@ impl World {
                 if self.nodes[to].up {
                     let peer = self.nodes[from].peer;
                     self.input(to, Input::Peers { peer, records });
+                }
+            }
+            Event::Sought { from, query, ask } => {
+                let to = self.by_peer[&ask.peer];
+                let (now, source) = (self.now_at(to), Source::Peer(self.nodes[from].place.clone()));
+                let up = self.nodes[to].up;
+                let records = self.nodes[to].hostile.then(|| self.hostile_records(to));
+                let answer = match records {
+                    Some(records) => Some((None, records.into_iter().take(8).collect())),
+                    None => {
+                        up.then(|| self.nodes[to].overlay.answer_find(ask.value, &ask.target, &source, now))
+                    }
+                };
+                self.messages += 1;
+                let source = Source::Peer(self.nodes[to].place.clone());
+                let after = if up { LATENCY } else { TIMEOUT };
+                self.later(after, Event::Found { at: from, query, peer: ask.peer, source, answer });
+            }
+            Event::Found { at, query, peer, source, answer } => {
+                if self.nodes[at].up {
+                    self.input(at, Input::FindAnswered { query, peer, source, answer });
                 }
             }
             Event::Closed { at, other, code } => {

@@ -10,8 +10,12 @@ use ghost_frames::{
     },
     consensus,
     control::{Ping, Pong},
-    discovery::{DialBackAnswer, DialBackOutcome, DialBackRequest, Peers, PeersRequest},
+    discovery::{
+        DialBackAnswer, DialBackOutcome, DialBackRequest, FindAnswer, FindRequest, Peers, PeersRequest,
+        StoreAnswer, StoreOutcome, StoreRequest,
+    },
     frame::REGISTRY,
+    meet::{CircuitPacket, How, MeetAnswer, MeetOffer, MeetOutcome, MeetRequest},
     reconcile::{
         COUNTED_SYMBOLS, CodedSymbol, Inventory, InventoryRequest, MissingRequest, SketchId, Symbols,
         SymbolsRequest,
@@ -25,8 +29,8 @@ use ghost_frames::{
     },
 };
 use ghost_proto::{
-    BlockId, Checkpoint, FinalityCertificate, GenesisId, Header, KeyPair, PublicKey, Signature, Vote,
-    block::HeaderFields, limits::*, message as m, vote::Link,
+    BlockId, Checkpoint, FinalityCertificate, GenesisId, Header, KeyPair, LookupKey, PublicKey, Signature,
+    SignedValue, Vote, block::HeaderFields, limits::*, message as m, vote::Link,
 };
 use proptest::{
     collection::{btree_map, btree_set, vec},
@@ -212,6 +216,7 @@ fn command() -> impl Strategy<Value = Option<m::peer_command::What>> {
         (bytes(0..39), any::<u64>()).prop_map(|(peer, seconds)| What::Ban(m::PeerBan { peer, seconds })),
         bytes(0..39).prop_map(What::Unban),
         bytes(0..39).prop_map(What::Explain),
+        bytes(0..39).prop_map(What::Find),
     ])
 }
 
@@ -492,6 +497,49 @@ fn any_of(name: &str) -> BoxedStrategy<Frame> {
             }))
         }
         "MailboxAcknowledge" => boxed(any::<u64>().prop_map(|up_to| MailboxAcknowledge { up_to })),
+        "FindRequest" => boxed(
+            any::<(bool, [u8; 32])>()
+                .prop_map(|(value, target)| FindRequest { value, target: LookupKey(target) }),
+        ),
+        "FindAnswer" => boxed(
+            (
+                option::of(bytes(1..=VALUE_BYTES_MAX)),
+                vec(bytes(1..=RECORD_BYTES_MAX), 0..=CLOSER_PER_ANSWER_MAX),
+            )
+                .prop_map(|(value, closer)| FindAnswer { value, closer }),
+        ),
+        "StoreRequest" => boxed(
+            (
+                any::<([u8; 32], u64, u64)>(),
+                bytes(1..=VALUE_LABEL_BYTES_MAX),
+                bytes(0..=VALUE_PAYLOAD_BYTES_MAX),
+            )
+                .prop_map(|((seed, sequence, expires), label, payload)| {
+                    let key = KeyPair::from_seed(&seed);
+                    let value = SignedValue::sign(&key, &label, sequence, expires, &payload).unwrap();
+                    StoreRequest { value: value.bytes().clone() }
+                }),
+        ),
+        "StoreAnswer" => boxed((0..5usize).prop_map(|at| StoreAnswer(StoreOutcome::ALL[at]))),
+        "MeetRequest" => boxed(any::<([u8; 32], bool)>().prop_map(|(wanted, punch)| MeetRequest {
+            how: How::ALL[usize::from(punch)],
+            wanted: PublicKey(wanted),
+        })),
+        "MeetOffer" => boxed((any::<([u8; 32], u64, bool)>(), bytes(1..=MULTIADDR_BYTES_MAX)).prop_map(
+            |((asker, circuit, punch), address)| MeetOffer {
+                how: How::ALL[usize::from(punch)],
+                asker: PublicKey(asker),
+                circuit,
+                address,
+            },
+        )),
+        "MeetAnswer" => boxed((0..4usize, any::<u64>(), bytes(0..=MULTIADDR_BYTES_MAX)).prop_map(
+            |(outcome, circuit, address)| MeetAnswer { outcome: MeetOutcome::ALL[outcome], circuit, address },
+        )),
+        "CircuitPacket" => boxed(
+            (any::<u64>(), bytes(1..=CIRCUIT_PACKET_BYTES_MAX))
+                .prop_map(|(circuit, packet)| CircuitPacket { circuit, packet }),
+        ),
         "PeersListRequest" => boxed(Just(m::PeersRequest {})),
         "PeersList" => boxed(vec(peer_info(), 0..20).prop_map(|peers| m::PeersAnswer { peers })),
         "PeerCommand" => boxed(command().prop_map(|what| m::PeerCommand { what })),

@@ -9,7 +9,7 @@ use ghost_frames::{
         BlockRelayMode, BlockTransactions, BlockTransactionsRequest, CompactBlock, CompactRequest,
         PlacedTransaction,
     },
-    consensus, contract, control, discovery, price,
+    consensus, contract, control, discovery, meet, price,
     reconcile::{Inventory, InventoryRequest, MissingRequest, Symbols, SymbolsRequest},
     shards::{Shard, ShardHave, ShardPlan, ShardRequest, ShardRoot, ShardSet},
     sync,
@@ -21,8 +21,8 @@ use ghost_frames::{
 };
 use ghost_proto::{
     Address, AuthoritySet, Block, BlockBuilder, BlockId, Call, CallAnswer, Checkpoint, FeedSpec,
-    FinalityCertificate, Genesis, Header, KeyPair, MailboxAt, Multiaddr, Outcome, PeerId, PeerRecord,
-    Presence, PresenceBody, Quote, Receipt, Report, SignedTransaction, TxId, Vote,
+    FinalityCertificate, Genesis, Header, KeyPair, LookupKey, MailboxAt, Multiaddr, Outcome, PeerId,
+    PeerRecord, Presence, PresenceBody, Quote, Receipt, Report, SignedTransaction, SignedValue, TxId, Vote,
     block::{self, HeaderFields},
     merkle, message as m,
     price::{Equivocation, ReportFields},
@@ -221,6 +221,10 @@ impl World {
         Self { authorities, senders, node, genesis, transactions, receipts, block, next, state, record }
     }
 
+    pub(crate) fn value(&self) -> SignedValue {
+        SignedValue::sign(&self.senders[0], b"mailbox", 5, 1_700_090_000, b"at the third node").unwrap()
+    }
+
     pub(crate) fn peer(&self) -> PeerId {
         record::peer_of(&self.node.public()).unwrap()
     }
@@ -352,9 +356,11 @@ impl World {
 
     fn overlay_samples(&self) -> Vec<Sample> {
         use StreamType::{
-            BlockFetch, BlockPush, Consensus, Control, Discovery, ShardPush, Sync, TxFetch, TxPush, TxSync,
+            BlockFetch, BlockPush, Circuit, Consensus, Control, Discovery, Meet, ShardPush, Sync, TxFetch,
+            TxPush, TxSync,
         };
         let (first, second) = (&self.transactions[0], &self.transactions[1]);
+        let seen = Bytes::from("/ip4/198.51.100.9/udp/50000/quic-v1".parse::<Multiaddr>().unwrap().to_vec());
         let entry = |tx: &SignedTransaction| tx::TxAnnounceEntry {
             id: short_id(&SALT, &tx.id()),
             bytes: tx.bytes().len() as u32,
@@ -610,6 +616,69 @@ impl World {
                         .into(),
                 },
                 "nobody answered at /ip4/203.0.113.7/udp/4001/quic-v1",
+            ),
+            sample(
+                "find a peer",
+                Discovery,
+                discovery::FindRequest { value: false, target: LookupKey::of_peer(&self.peer()) },
+                "the peer whose record is in the vectors",
+            ),
+            sample(
+                "find a value",
+                Discovery,
+                discovery::FindRequest { value: true, target: self.value().key() },
+                "the value below",
+            ),
+            sample(
+                "found",
+                Discovery,
+                discovery::FindAnswer {
+                    value: Some(self.value().bytes().clone()),
+                    closer: vec![self.record.bytes().clone()],
+                },
+                "a value, and one peer that is closer",
+            ),
+            sample("found nothing", Discovery, discovery::FindAnswer::default(), "no value, nobody closer"),
+            sample(
+                "store a value",
+                Discovery,
+                discovery::StoreRequest { value: self.value().bytes().clone() },
+                "label \"mailbox\", sequence 5, void from 1700090000, payload \"at the third node\"",
+            ),
+            sample(
+                "not stored",
+                Discovery,
+                discovery::StoreAnswer(discovery::StoreOutcome::NotNear),
+                "others are nearer",
+            ),
+            sample(
+                "bring me together",
+                Meet,
+                meet::MeetRequest { how: meet::How::Punch, wanted: self.node.public() },
+                "by a punch, with the peer whose record is in the vectors",
+            ),
+            sample(
+                "somebody wants to meet you",
+                Meet,
+                meet::MeetOffer {
+                    how: meet::How::Circuit,
+                    asker: self.node.public(),
+                    circuit: 0x0102_0304_0506_0708,
+                    address: seen.clone(),
+                },
+                "through a circuit, a peer seen at /ip4/198.51.100.9/udp/50000/quic-v1",
+            ),
+            sample(
+                "meeting agreed",
+                Meet,
+                meet::MeetAnswer { outcome: meet::MeetOutcome::Agreed, circuit: 0, address: seen },
+                "by a punch, with a peer seen at /ip4/198.51.100.9/udp/50000/quic-v1",
+            ),
+            sample(
+                "packet",
+                Circuit,
+                meet::CircuitPacket { circuit: 0x0102_0304_0506_0708, packet: Bytes::from_static(b"packet") },
+                "six bytes",
             ),
         ]
     }

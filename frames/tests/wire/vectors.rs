@@ -137,8 +137,8 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             }
         };
     use StreamType::{
-        BlockFetch, BlockPush, Books, Consensus, Control, Discovery, Events, Oracle, Prices, Rpc, ShardPush, Sync,
-        TxFetch, TxPush, TxSync, Wallet,
+        BlockFetch, BlockPush, Books, Circuit, Consensus, Control, Discovery, Events, Meet, Oracle, Prices,
+        Rpc, ShardPush, Sync, TxFetch, TxPush, TxSync, Wallet,
     };
     vec![
         make(
@@ -423,6 +423,35 @@ pub(crate) fn streams(world: &World) -> Vec<StreamVector> {
             &[bytes("price ticks answer")],
             &["PriceTicksAnswer"],
             "and stays open",
+        ),
+        make("find, asked", Discovery, true, &[bytes("find a value")], &["FindRequest"], "a value"),
+        make(
+            "find, answered",
+            Discovery,
+            false,
+            &[bytes("found")],
+            &["FindAnswer"],
+            "the value, and one peer",
+        ),
+        make("store, asked", Discovery, true, &[bytes("store a value")], &["StoreRequest"], "one value"),
+        make("store, answered", Discovery, false, &[bytes("not stored")], &["StoreAnswer"], "not kept"),
+        make("meet, asked", Meet, true, &[bytes("bring me together")], &["MeetRequest"], "a punch"),
+        make(
+            "meet, offered",
+            Meet,
+            true,
+            &[bytes("somebody wants to meet you")],
+            &["MeetOffer"],
+            "a circuit",
+        ),
+        make("meet, answered", Meet, false, &[bytes("meeting agreed")], &["MeetAnswer"], "agreed"),
+        make(
+            "circuit",
+            Circuit,
+            true,
+            &[bytes("packet"), bytes("packet")],
+            &["CircuitPacket", "CircuitPacket"],
+            "as they come",
         ),
     ]
 }

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use ghost_discovery::store::{BATCH_MAX, Batch, Export, Merged, Opened, PeerStore as _, SledStore, merge};
-use ghost_proto::{Multiaddr, PeerId, message, record};
+use ghost_proto::{LookupKey, Multiaddr, PeerId, PublicKey, limits::VALUE_LABEL_BYTES_MAX, message, record};
 use message::peer_command::What;
 use serde_json::{Value, json};
 
@@ -30,6 +30,8 @@ Examples:
   ghostd peers add /ip4/203.0.113.7/udp/4001/quic-v1/p2p/12D3KooW…
   ghostd peers ban 12D3KooW… --for 1h
   ghostd peers explain 12D3KooW…          why it is (not) connected, and what it did
+  ghostd peers find 12D3KooW…             where it is, asked of peers that may know
+  ghostd peers find 5f0c… --label mailbox what the owner of a key says of its mailbox
   ghostd peers export --home a > peers.json
   ghostd peers import peers.json --home b
 
@@ -77,6 +79,14 @@ enum PeersCommand {
         /// 12D3KooW…
         peer: PeerId,
     },
+    /// Ask peers, and those they know, where a peer is or what the owner of a key says of something
+    Find {
+        /// A PeerId (12D3KooW…), or a public key (64 hex digits)
+        id: Sought,
+        /// What of it the owner of the key says
+        #[arg(long, default_value = "mailbox", value_parser = parse_label)]
+        label: String,
+    },
     /// Print what the home remembers about peers, as JSON: addresses, anchors, conduct and bans
     Export,
     /// Add what an export holds to what the home remembers
@@ -84,6 +94,29 @@ enum PeersCommand {
         /// A file that `export` wrote; - is standard input
         file: PathBuf,
     },
+}
+
+/// What `find` looks for.
+#[derive(Debug, Clone)]
+enum Sought {
+    Peer(PeerId),
+    Owner(PublicKey),
+}
+
+impl std::str::FromStr for Sought {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let peer = || text.parse().map(Self::Peer).ok();
+        let found = peer().or_else(|| text.parse().map(Self::Owner).ok());
+        found.ok_or_else(|| "is neither a PeerId (12D3KooW…) nor a public key of 64 hex digits".to_owned())
+    }
+}
+
+fn parse_label(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=VALUE_LABEL_BYTES_MAX => Ok(text.to_owned()),
+        bytes => Err(format!("a label has 1 to {VALUE_LABEL_BYTES_MAX} bytes, this has {bytes}")),
+    }
 }
 
 pub(super) async fn run(globals: &Globals, args: PeersArgs, out: &Out) -> Result<ExitCode, Failure> {
@@ -100,6 +133,10 @@ pub(super) async fn run(globals: &Globals, args: PeersArgs, out: &Out) -> Result
         }
         PeersCommand::Unban { peer } => What::Unban(bytes(peer)),
         PeersCommand::Explain { peer } => What::Explain(bytes(peer)),
+        PeersCommand::Find { id: Sought::Peer(peer), .. } => What::Find(bytes(peer)),
+        PeersCommand::Find { id: Sought::Owner(owner), label } => {
+            What::Find(LookupKey::of_value(&owner, label.as_bytes()).0.to_vec().into())
+        }
     };
     let command = message::PeerCommand { what: Some(what) };
     let answer = ask(globals, async |node| Ok(node.client.peer_command(command).await?)).await?;
@@ -184,7 +221,7 @@ async fn list(globals: &Globals, out: &Out) -> Result<ExitCode, Failure> {
         "PEER",
         "DIRECTION",
         "ROLE",
-        "HEIGHT",
+        "HEIGHT AT HELLO",
         "RTT",
         "IN",
         "OUT",

@@ -73,11 +73,17 @@ settings! {
         /// Names to look up when nobody else can be reached: TXT records dnsaddr=MULTIADDR under _dnsaddr.NAME.
         /// The resolver learns that a node of this chain starts here, and could name peers of its own.
         dns_seeds: Vec<String>, Kind::List("names like seeds.example.org"), default "[]";
+        /// Announce this node on the local network by multicast DNS, and connect to others of its chain that do.
+        /// Everybody on that network learns that a node runs here, and its PeerId and addresses.
+        lan_discovery: bool, Kind::Flag, default "false";
         /// Which name server to ask for dns_seeds. Empty: those of the system.
         dns_server: Option<SocketAddr>, Kind::Text("an address and a port like 9.9.9.9:53, or empty"), default r#""""#;
         /// Where others reach this node, if it cannot see that itself (behind NAT or a proxy).
         /// Empty: what peers report is used. A wrong one costs every inbound peer.
         external_address: Option<Multiaddr>, Kind::Text("a multiaddr, or empty"), default r#""""#;
+        /// Ask the router to forward the port this node listens on, by PCP or NAT-PMP. The router learns that a
+        /// program here wants to be reached. Whether it can be is still found out by peers that dial back.
+        port_mapping: bool, Kind::Flag, default "false";
         /// Look for further peers by asking those that are known. Off: only `peers` are dialled.
         discovery: bool, Kind::Flag, default "true";
         /// Peers that may be connected because they dialled us.
@@ -99,6 +105,9 @@ settings! {
         per_host_max: u32, Kind::Whole { min: 1, max: 4096, unit: "connections" }, default "4";
         /// The same for an IPv4 /16 or IPv6 /32. An attacker in one of them gets no more slots than this.
         per_netgroup_max: u32, Kind::Whole { min: 1, max: 4096, unit: "connections" }, default "32";
+        /// Pairs of peers for whom this node passes packets on, when neither can dial the other. Each may pass on 64 MiB
+        /// and lasts 10 minutes; what they say stays between them. 0: for nobody.
+        circuits_max: u32, Kind::Whole { min: 0, max: 256, unit: "pairs" }, default "8";
         /// Peers that are always let in and never evicted, whatever the limits say.
         allow_peers: Vec<PeerId>, Kind::List("PeerIds like 12D3KooW…"), default "[]";
         /// Peers that are never let in.

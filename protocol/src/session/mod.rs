@@ -84,13 +84,14 @@ pub struct SessionContext {
 }
 
 /// The push stream types, each with an outbox of its own.
-const PUSHES: [StreamType; 6] = [
+const PUSHES: [StreamType; 7] = [
     StreamType::Control,
     StreamType::BlockPush,
     StreamType::TxPush,
     StreamType::Consensus,
     StreamType::Oracle,
     StreamType::ShardPush,
+    StreamType::Circuit,
 ];
 
 /// Most pings that may be unanswered at once.

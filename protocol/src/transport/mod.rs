@@ -15,6 +15,7 @@
 //! | a new address in mid-stream | survived | ends the connection |
 
 mod carrier;
+pub mod circuit;
 pub mod quic;
 mod remote;
 pub mod stream;

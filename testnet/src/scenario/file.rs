@@ -597,6 +597,7 @@ impl Scenario {
             skew_ms,
             // The only publisher there is.
             publishers: self.adversary.iter().any(|come| come.role.is_publisher()).into(),
+            ..NetworkPlan::default()
         }
     }
 

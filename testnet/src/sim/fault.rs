@@ -9,6 +9,19 @@ use super::{
     wire::{NodeId, Wire},
 };
 
+/// What stands between a node and everybody else (RFC 4787).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nat {
+    /// Every packet leaves from the same address and port; in comes what is from an address and port that the node
+    /// sent to within [`NAT_REMEMBERS`]. Most home routers.
+    PortRestricted,
+    /// The same, and packets to each destination leave from another port: what one peer sees is of no use to another.
+    Symmetric,
+}
+
+/// A NAT lets answers in for so long: the shortest that RFC 4787 §4.3 allows for.
+pub const NAT_REMEMBERS: Duration = Duration::from_secs(120);
+
 /// Something that changes on the network.
 #[derive(Debug, Clone)]
 pub enum Fault {
@@ -23,6 +36,8 @@ pub enum Fault {
     /// The NAT in front of a node gives it another address: what it sends now comes from there, and
     /// what is sent to the old one is lost.
     Rebind(NodeId, SocketAddr),
+    /// A node is behind a NAT from now on: nothing gets in but what answers it.
+    Nat(NodeId, Nat),
     /// One direction between two nodes changes.
     Path {
         /// From here.

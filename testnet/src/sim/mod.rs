@@ -28,7 +28,7 @@ mod socket;
 pub mod wire;
 pub mod world;
 
-pub use fault::{Fault, Schedule};
+pub use fault::{Fault, Nat, Schedule};
 pub use load::{Load, LoadSummary, Pace};
 pub use network::{NetworkPlan, NodeReading, SimNetwork};
 pub use path::{Access, Delay, Loss, Path, Rate};

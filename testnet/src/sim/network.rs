@@ -33,6 +33,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     disk::{Disk, DiskKind},
+    fault::{Fault, Nat},
     path::Path,
     wire::{Counters, NodeId, Wire},
     world::{Seat, World},
@@ -64,6 +65,8 @@ pub struct NetworkPlan {
     /// Other nodes that each node is told of when it starts, drawn from the seed. The first few of
     /// them are told of each other, so that the network hangs together.
     pub told: usize,
+    /// Whom some nodes are told of, instead of what is drawn.
+    pub told_of: BTreeMap<u32, Vec<u32>>,
     /// How every path is that no fault changes.
     pub path: Path,
     /// What chains are kept on.
@@ -72,6 +75,10 @@ pub struct NetworkPlan {
     pub skew_ms: BTreeMap<u32, i64>,
     /// Publishers of prices; the last of them is nobody's, for an adversary to be.
     pub publishers: u16,
+    /// Nodes behind NATs.
+    pub nats: BTreeMap<u32, Nat>,
+    /// Pairs for which each node passes packets on.
+    pub circuits_max: u32,
 }
 
 impl Default for NetworkPlan {
@@ -85,10 +92,13 @@ impl Default for NetworkPlan {
             slot_ms: 1_000,
             outbound: 8,
             told: 3,
+            told_of: BTreeMap::new(),
             path: Path::ms(25),
             disk: DiskKind::Memory,
             skew_ms: BTreeMap::new(),
             publishers: 0,
+            nats: BTreeMap::new(),
+            circuits_max: 8,
         }
     }
 }
@@ -212,6 +222,9 @@ impl SimNetwork {
             let peer_id = network.identity(seat.id).peer_id();
             let disk = Disk::new(network.plan.disk)?;
             network.places.insert(seat.id, Place { peer_id, disk, crashes: 0 });
+            if let Some(nat) = network.plan.nats.get(&seat.id.0) {
+                network.wire().apply(Fault::Nat(seat.id, *nat));
+            }
         }
         for seat in seats {
             let id = seat.id;
@@ -233,6 +246,9 @@ impl SimNetwork {
 
     /// Who a node is told of: drawn once, the same in each of its lives.
     fn told(&self, id: NodeId) -> Vec<NodeId> {
+        if let Some(told) = self.plan.told_of.get(&id.0) {
+            return told.iter().copied().map(NodeId).collect();
+        }
         let (nodes, told) = (self.plan.nodes as usize, self.plan.told);
         let mut rng = ChaCha12Rng::seed_from_u64(self.plan.seed ^ 0x7465_6c6c);
         rng.set_stream(id.0.into());
@@ -255,6 +271,7 @@ impl SimNetwork {
         let mut config = Config::default();
         config.network.listen = vec![of_socket(seat.address)];
         config.network.outbound_max = self.plan.outbound;
+        config.network.circuits_max = self.plan.circuits_max;
         config.network.peers = self.told(seat.id).into_iter().map(|other| self.multiaddr(other)).collect();
         Ok(NodeParts {
             tor: None,

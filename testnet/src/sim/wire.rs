@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 pub use super::socket::SimSocket;
 use super::{
-    fault::Fault,
+    fault::{Fault, NAT_REMEMBERS, Nat},
     path::{Access, Bottleneck, Path, Spell},
 };
 
@@ -53,6 +53,8 @@ pub enum Dropped {
     NoRoute,
     /// Too much is on its way to this node: [`IN_FLIGHT_BYTES_MAX`].
     Overflow,
+    /// The receiver's NAT knows of nothing that it answers.
+    Nat,
 }
 
 /// Packets, and their bytes without IP and UDP headers.
@@ -120,6 +122,32 @@ impl Ord for Packet {
     }
 }
 
+/// A NAT at work.
+struct Gateway {
+    kind: Nat,
+    /// When the node last sent to an address, and from which it left.
+    sent: HashMap<SocketAddr, (SocketAddr, Instant)>,
+}
+
+impl Gateway {
+    /// The address from which a packet leaves, if another node has not got it.
+    fn leaves(&mut self, public: SocketAddr, to: SocketAddr, now: Instant) -> SocketAddr {
+        let ports = self.sent.len() as u16;
+        let fresh = match self.kind {
+            Nat::PortRestricted => public,
+            Nat::Symmetric => SocketAddr::new(public.ip(), 20_000 + ports),
+        };
+        let entry = self.sent.entry(to).or_insert((fresh, now));
+        entry.1 = now;
+        entry.0
+    }
+
+    /// Whether a packet from an address to one of ours gets in.
+    fn admits(&self, from: SocketAddr, at: SocketAddr, now: Instant) -> bool {
+        self.sent.get(&from).is_some_and(|(left, last)| *left == at && now - *last < NAT_REMEMBERS)
+    }
+}
+
 struct Node {
     /// What its socket is bound to.
     local: SocketAddr,
@@ -130,6 +158,7 @@ struct Node {
     closed: bool,
     down: bool,
     side: usize,
+    nat: Option<Gateway>,
     access: Access,
     up: Bottleneck,
     down_link: Bottleneck,
@@ -239,6 +268,7 @@ impl Wire {
             closed: true,
             down: false,
             side: 0,
+            nat: None,
             access: Access::default(),
             up: Bottleneck::new(now),
             down_link: Bottleneck::new(now),
@@ -321,6 +351,9 @@ impl Wire {
                 state.routes.remove(&old);
                 let taken = state.routes.insert(address, node);
                 assert!(taken.is_none(), "{address} is taken");
+            }
+            Fault::Nat(node, kind) => {
+                state.nodes[node.index()].nat = Some(Gateway { kind, sent: HashMap::new() });
             }
             Fault::Path { from, to, path } => {
                 state.paths.insert((from, to), path);
@@ -414,9 +447,9 @@ impl State {
 
     pub(super) fn send(&mut self, from: NodeId, transmit: &Transmit<'_>, bytes: &[u8]) {
         let now = Instant::now();
-        let source = self.nodes[from.index()].public;
+        let source = self.leaves(from, transmit.destination, now);
         self.nodes[from.index()].counters.sent.add(bytes.len());
-        let outcome = self.route(from, transmit.destination, bytes.len(), now);
+        let outcome = self.route(from, source, transmit.destination, bytes.len(), now);
         let seen = match outcome {
             Ok((_, due)) => Ok(due - self.started),
             Err(reason) => Err(reason),
@@ -447,10 +480,21 @@ impl State {
         }
     }
 
+    /// The address at which others see what a node sends to one of them.
+    fn leaves(&mut self, from: NodeId, to: SocketAddr, now: Instant) -> SocketAddr {
+        let node = &mut self.nodes[from.index()];
+        let public = node.public;
+        let Some(nat) = &mut node.nat else { return public };
+        let source = nat.leaves(public, to, now);
+        self.routes.insert(source, from);
+        source
+    }
+
     /// To whom, and when it gets to that node's attachment.
     fn route(
         &mut self,
         from: NodeId,
+        source: SocketAddr,
         destination: SocketAddr,
         len: usize,
         now: Instant,
@@ -465,6 +509,9 @@ impl State {
         let receiver = &self.nodes[to.index()];
         if receiver.is_deaf() {
             return Err(Dropped::Down);
+        }
+        if receiver.nat.as_ref().is_some_and(|nat| !nat.admits(source, destination, now)) {
+            return Err(Dropped::Nat);
         }
         if receiver.side != side {
             return Err(Dropped::Partitioned);

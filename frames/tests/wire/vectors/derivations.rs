@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ghost_frames::reconcile::{CodedSymbol, SketchId};
 use ghost_proto::{
-    BlockId, KeyPair, PeerId, PublicKey, SignedTransaction, TxId,
+    BlockId, KeyPair, LookupKey, PeerId, PublicKey, SignedTransaction, TxId,
     block::CanonicalKey,
     layout::{peek_varint, put_varint},
     merkle, record,
@@ -56,6 +56,10 @@ fn compute(derivation: &str, input: &BTreeMap<String, Value>) -> Value {
         "peer_id_bytes" => {
             let peer = record::peer_of(&PublicKey(array(&input["key"]))).unwrap();
             hex::encode(peer.to_bytes()).into()
+        }
+        "lookup_key_of_peer" => {
+            let peer = PeerId::from_bytes(&unhex(input["peer_id_bytes"].as_str().unwrap())).unwrap();
+            LookupKey::of_peer(&peer).to_string().into()
         }
         "peer_id_text" => {
             PeerId::from_bytes(&unhex(input["peer"].as_str().unwrap())).unwrap().to_string().into()
@@ -178,6 +182,7 @@ fn derivations(world: &World) -> Vec<Derivation> {
             "the PeerId of the key, as in records and answers",
             json!({ "key": key.to_string() }),
         ),
+        derive("lookup_key_of_peer", "where lookups find the peer", json!({ "peer_id_bytes": peer })),
         derive("peer_id_text", "the same in base58btc, as in multiaddrs", json!({ "peer": peer })),
         derive("address", "the account of the key", json!({ "key": key.to_string() })),
         derive(

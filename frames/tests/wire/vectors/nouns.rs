@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use ghost_proto::{
     Action, Address, Block, EngineId, FinalityCertificate, Genesis, Header, KeyPair, LogEntry, Outcome,
-    PeerRecord, PublicKey, Quote, Receipt, Report, SignedTransaction, Transaction, Vote, keys::Domain,
-    price::Equivocation,
+    PeerRecord, PublicKey, Quote, Receipt, Report, SignedTransaction, SignedValue, Transaction, Vote,
+    keys::Domain, price::Equivocation,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -213,7 +213,7 @@ fn nouns(world: &World) -> Vec<NounVector> {
     }
     genesis.hex = hex::encode(preimage);
 
-    let record = &world.record;
+    let (record, value) = (&world.record, world.value());
     vec![
         genesis,
         transaction("the smallest", &transfer(&world.senders[0], 0, 1, b"")),
@@ -309,6 +309,24 @@ fn nouns(world: &World) -> Vec<NounVector> {
             Domain::PeerRecord,
             &[&record.bytes()[2..2 + usize::from(record.bytes()[1])]],
         ),
+        NounVector::new(
+            "value",
+            "of an account's key, for whoever looks for its mailbox",
+            value.bytes(),
+            json!({
+                "owner": value.owner().to_string(),
+                "label": String::from_utf8_lossy(value.label()),
+                "sequence": value.sequence(),
+                "expires_unix_s": value.expires_unix_s(),
+                "payload": String::from_utf8_lossy(value.payload()),
+                "lookup_key": value.key().to_string(),
+            }),
+        )
+        .signed(
+            world.senders[0].public(),
+            Domain::Value,
+            &[&value.bytes()[..value.bytes().len() - 64]],
+        ),
     ]
 }
 
@@ -385,6 +403,14 @@ fn nouns_replay() {
                 evidence.verify(&genesis, &world.senders[1].public()).unwrap();
                 evidence.encode().to_vec()
             }
+            "value" => {
+                let value = SignedValue::verify(bytes).unwrap();
+                assert_eq!(vector.fields["lookup_key"], value.key().to_string(), "{name}");
+                assert_eq!(vector.fields["owner"], value.owner().to_string(), "{name}");
+                assert_eq!(vector.fields["sequence"], value.sequence(), "{name}");
+                assert_eq!(vector.fields["expires_unix_s"], value.expires_unix_s(), "{name}");
+                value.bytes().to_vec()
+            }
             "record" => {
                 let record = PeerRecord::verify(bytes).unwrap();
                 assert_eq!(record.peer().to_string(), vector.fields["peer"]);
@@ -404,9 +430,10 @@ fn nouns_replay() {
 fn is_signed(vector: &NounVector) -> bool {
     let (bytes, signed) = (unhex(&vector.hex), unhex(&vector.signed));
     let signature = ghost_proto::Signature(*bytes.last_chunk::<64>().unwrap());
-    let domain = [Domain::Transaction, Domain::Block, Domain::Vote, Domain::PeerRecord, Domain::Price]
-        .into_iter()
-        .find(|domain| signed.starts_with(domain.tag()))
-        .unwrap();
+    let domain =
+        [Domain::Transaction, Domain::Block, Domain::Vote, Domain::PeerRecord, Domain::Price, Domain::Value]
+            .into_iter()
+            .find(|domain| signed.starts_with(domain.tag()))
+            .unwrap();
     vector.key.parse::<PublicKey>().unwrap().verify(domain, &[&signed[16..]], &signature).is_ok()
 }

@@ -39,7 +39,9 @@ fn head(kind: u64, length: u64) -> Vec<u8> {
 
 /// Cases: name, stream, bytes, error, and what is wrong with them.
 fn cases(world: &World) -> Vec<(String, StreamType, Vec<u8>, &'static str, &'static str)> {
-    use StreamType::{BlockFetch, BlockPush, Consensus, Control, Discovery, Rpc, Sync, TxFetch, TxPush};
+    use StreamType::{
+        BlockFetch, BlockPush, Circuit, Consensus, Control, Discovery, Meet, Rpc, Sync, TxFetch, TxPush,
+    };
     let tx = world.transactions[0].bytes();
     let header = world.block.header().bytes();
     let vote = world.vote(3).encode();
@@ -298,6 +300,33 @@ fn cases(world: &World) -> Vec<(String, StreamType, Vec<u8>, &'static str, &'sta
         "at most 2,048 bytes",
     );
     case("peers: 33 records", Discovery, framed(0x51, &[0; 33]), "Malformed", "at most 32");
+    case("find: what 2", Discovery, framed(0x54, &[&[2][..], &[0; 32]].concat()), "Malformed", "0 or 1");
+    case(
+        "find, answered: 9 records",
+        Discovery,
+        framed(0x55, &[&[0][..], &[1, 0].repeat(9)].concat()),
+        "Malformed",
+        "at most 8",
+    );
+    case(
+        "find, answered: an empty record",
+        Discovery,
+        framed(0x55, &[0, 0]),
+        "Malformed",
+        "at least one byte",
+    );
+    case("store: an empty label", Discovery, framed(0x56, &[0; 114]), "Malformed", "at least one byte");
+    case("meet: how 2", Meet, framed(0x58, &[&[2][..], &[0; 32]].concat()), "Malformed", "0 or 1");
+    case("meet, offered: no address", Meet, framed(0x59, &[0; 42]), "Malformed", "at least one byte");
+    case(
+        "meet, answered: outcome 4",
+        Meet,
+        framed(0x5a, &[&[4][..], &[0; 9]].concat()),
+        "Malformed",
+        "0 to 3",
+    );
+    case("circuit: an empty packet", Circuit, framed(0x5b, &[0; 8]), "Malformed", "at least one byte");
+    case("store, answered: outcome 5", Discovery, framed(0x57, &[5]), "Malformed", "0 to 4");
     cases
 }
 

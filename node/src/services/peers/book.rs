@@ -103,6 +103,16 @@ impl PeerBook {
         *self.paused.lock().expect("no code panics while it writes a reason") = why;
     }
 
+    /// Whether a peer would be let in, wherever it comes from.
+    pub(super) fn welcome(&self, peer: &PeerId) -> bool {
+        self.lock().explain(peer, self.now()).refused_as.is_none()
+    }
+
+    /// Whether we send to a place on the word of somebody at `source`.
+    pub(super) fn may_dial(&self, endpoint: &Endpoint, source: &Source) -> bool {
+        self.lock().book().policy().check(endpoint, source).is_ok()
+    }
+
     /// What the operator should look at now.
     pub(crate) fn alarms(&self) -> Vec<String> {
         let paused = *self.paused.lock().expect("no code panics while it reads a reason");

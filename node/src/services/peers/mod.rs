@@ -6,7 +6,11 @@
 mod book;
 mod challenge;
 mod dial;
+mod find;
+mod lan;
+mod meet;
 mod operator;
+mod port_map;
 mod reach;
 mod room;
 mod seeds;
@@ -16,10 +20,12 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 
 use arc_swap::ArcSwap;
 use ghost_discovery::{
-    address::{Endpoint, Network},
+    address::{Endpoint, Host, Network},
     conduct::{self, Note},
     dial::{Alarm, Attempt, DialFailure, DialId, Kind, Link, StaticPeer},
     exchange::Answer,
+    lookup::{Found, Goal, QueryId},
+    netgroup::Source,
     overlay::{Effect, Input},
     reach::DialBack,
     record::OwnRecord,
@@ -29,7 +35,7 @@ use ghost_frames::{
     Code, Frame, Payload, StreamType,
     discovery::{Peers, PeersRequest},
 };
-use ghost_proto::{Multiaddr, PeerId, message};
+use ghost_proto::{GenesisId, Multiaddr, PeerId, SignedValue, message};
 use ghost_protocol::{
     Identity, Overlay, Session,
     handshake::{Role, StreamSet},
@@ -40,6 +46,7 @@ use ghost_protocol::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 
@@ -50,8 +57,11 @@ use crate::{
 };
 
 pub(crate) use book::PeerBook;
+pub(crate) use meet::Meeting;
 pub(crate) use setup::discovery_config;
 
+use dial::Race;
+use find::Seeker;
 use room::{Left, Room};
 use seeds::NameSeeds;
 use setup::{endpoint_at, endpoint_of, static_peer};
@@ -81,6 +91,11 @@ pub(crate) enum ToPeers {
     BroughtTx { peer: PeerId },
     /// A peer was first to bring a block that was valid.
     BroughtBlock { peer: PeerId },
+    /// Somebody in this node looks for a peer or a value; no answer if too many do.
+    Find { goal: Goal, reply: oneshot::Sender<Found> },
+    /// Keep a value with the nodes nearest to its key; the answer says with how many it is. It is to be said
+    /// again before half of its time is over.
+    Publish { value: SignedValue, reply: oneshot::Sender<usize> },
     /// The node stops: write down what is not on disk yet, and say when it is.
     Stop { done: oneshot::Sender<()> },
     /// The operator commands.
@@ -107,11 +122,17 @@ pub(crate) struct PeerService {
     pub(crate) tor: Option<Arc<Tor>>,
     /// Nothing is dialled but through it.
     pub(crate) tor_only: bool,
+    /// Meeting peers behind NATs; none if nothing is dialled but through Tor.
+    pub(crate) meeting: Option<Meeting>,
     pub(crate) serves: StreamSet,
     /// What to say of where we are at first.
     pub(crate) addresses: Vec<Multiaddr>,
     /// The operator said where we are: what peers see changes nothing.
     pub(crate) fixed_address: bool,
+    /// Announce and look for nodes of this chain on the local network.
+    pub(crate) lan: Option<GenesisId>,
+    /// Ask the router to forward the port.
+    pub(crate) port_mapping: bool,
     /// How many of the overlay's sockets listen.
     pub(crate) listening: usize,
     pub(crate) events: mpsc::Receiver<OverlayEvent>,
@@ -133,6 +154,8 @@ enum Report {
     DialBack { peer: PeerId, result: DialBack },
     /// A peer reached over this network showed a head of this height.
     TipSeen { network: Network, height: u64 },
+    /// Somebody answered a lookup, or did not.
+    FindAnswered { query: QueryId, peer: PeerId, source: Source, answer: Option<find::Answer> },
     /// A peer was asked for its head: did it show one as good as ours in time?
     Challenged { peer: PeerId, passed: bool },
     /// The store took a batch, or gives it back.
@@ -173,6 +196,8 @@ struct Running {
     room: Room,
     /// What we say of our onion service.
     onion_record: OwnRecord,
+    /// Who waits for the end of a lookup; as many as lookups may be under way.
+    seekers: BTreeMap<QueryId, Seeker>,
 }
 
 impl PeerService {
@@ -188,6 +213,7 @@ impl PeerService {
             name_seeds: NameSeeds::default(),
             room: Room::new(self.data_dir.clone()),
             onion_record: OwnRecord::new(0),
+            seekers: BTreeMap::new(),
             service: self,
         };
         running.run().await;
@@ -213,6 +239,8 @@ impl Running {
             effects
         };
         self.perform(effects);
+        let _lan = self.open_lan();
+        let _mapping = self.keep_port_mapped();
         let addresses = self.service.addresses.clone();
         self.advertise(&addresses);
         let mut look = interval(LOOK_EVERY);
@@ -248,6 +276,53 @@ impl Running {
         }
     }
 
+    /// Keeps the first IPv4 port mapped at the router, if that is wanted, while the result is kept.
+    ///
+    /// # Security
+    /// Never behind Tor alone: the router would learn of this node, and open it to everybody.
+    fn keep_port_mapped(&self) -> Option<JoinSet<()>> {
+        if self.service.tor_only {
+            if self.service.port_mapping {
+                tracing::warn!("network.port_mapping: tor.mode is \"only\", so the router is not asked");
+            }
+            return None;
+        }
+        let local = self.service.overlay.local_addresses();
+        let mut listening = local.into_iter().take(self.service.listening);
+        let first = listening.find(|address| address.is_ipv4() && !address.ip().is_loopback());
+        let port = first.filter(|_| self.service.port_mapping)?.port();
+        let mut mapping = JoinSet::new();
+        mapping.spawn(port_map::keep(port));
+        Some(mapping)
+    }
+
+    /// Announces this node on the local network, if that is wanted, while the result is kept.
+    ///
+    /// # Security
+    /// Never behind Tor alone: everybody on the network would learn who this is.
+    fn open_lan(&self) -> Option<lan::Lan> {
+        let genesis = self.service.lan.as_ref()?;
+        if self.service.tor_only {
+            tracing::warn!("network.lan_discovery: tor.mode is \"only\", so the local network is not asked");
+            return None;
+        }
+        let (own, local) = (self.service.overlay.peer_id(), self.service.overlay.local_addresses());
+        let listening = local.into_iter().take(self.service.listening);
+        let Some(first) = listening.min_by_key(|address| address.ip().is_loopback()) else {
+            tracing::warn!(
+                "network.lan_discovery: this node listens nowhere, so there is nothing to announce"
+            );
+            return None;
+        };
+        match lan::open(own, genesis, first.port(), first.ip().is_loopback(), self.report.clone()) {
+            Ok(lan) => Some(lan),
+            Err(error) => {
+                tracing::warn!(%error, "network.lan_discovery: the local network is not asked");
+                None
+            }
+        }
+    }
+
     fn input(&mut self, input: Input) {
         let effects = {
             let (mut discovery, now) = (self.service.book.lock(), self.service.book.now());
@@ -270,6 +345,8 @@ impl Running {
                 Effect::ChallengeTip { peer } => self.challenge(peer),
                 Effect::AskDialBack { peer } => self.ask_dial_back(peer),
                 Effect::ReachChanged => self.reach_changed(),
+                Effect::Find { query, ask } => self.ask_to_find(query, ask),
+                Effect::FindDone { query, found } => self.found(query, *found),
                 // Who is dialled by others is not alone.
                 Effect::Alarm(Alarm::Isolated { .. }) if !self.service.overlay.sessions().is_empty() => {}
                 Effect::Alarm(alarm) => tracing::warn!("{alarm}"),
@@ -285,24 +362,40 @@ impl Running {
         self.dials.insert(peer, (dial, addresses.clone()));
         let (overlay, report) = (self.service.overlay.clone(), self.report.clone());
         let tor_only = self.service.tor_only;
+        // Whom we know behind Tor alone, nobody elsewhere is asked for.
+        let elsewhere = addresses.iter().any(|at| !matches!(at.endpoint.host(), Host::Onion(_)));
+        let meeting = self.service.meeting.clone().filter(|_| elsewhere);
         tokio::spawn(async move {
-            let begun = Instant::now();
-            for attempt in addresses {
-                sleep_until(begun + attempt.after).await;
-                let dialled = dial::dial_one(&overlay, kind, peer, &attempt.endpoint, tor_only).await;
-                let Err(why) = dialled else { return };
-                tracing::debug!(%peer, endpoint = ?attempt.endpoint, %why, "dial failed");
+            let mut race = Race::begin(overlay, kind, peer, addresses, tor_only);
+            let mut held = None;
+            while let Some((endpoint, why)) = race.next_failure().await {
+                tracing::debug!(%peer, ?endpoint, %why, "dial failed");
                 if kind == Kind::Static && why == DialFailure::WrongGenesis {
                     tracing::warn!(
                         %peer,
                         "a configured peer is on another chain: its genesis is not this node's. Start from its genesis.toml (`ghostd init --genesis FILE`), or remove the peer"
                     );
                 }
-                let failed = Report::AddressFailed { dial, peer, endpoint: attempt.endpoint, why };
-                if report.send(failed).await.is_err() {
+                let failed = Report::AddressFailed { dial, peer, endpoint, why };
+                // The last one ends the dial: it waits for what may still help.
+                if let Some(earlier) = held.replace(failed)
+                    && report.send(earlier).await.is_err()
+                {
                     return;
                 }
             }
+            let Some(failed) = held.filter(|_| !race.is_won()) else { return };
+            // Somebody whom the operator wants, and who may be behind a NAT: others may know a way.
+            let silent = matches!(&failed, Report::AddressFailed { why: DialFailure::Unreachable(_), .. });
+            if kind == Kind::Static
+                && silent
+                && let Some(meeting) = meeting
+                && meeting.meet(peer).await
+            {
+                return;
+            }
+            // The task that asked ends only with the node.
+            let _ = report.send(failed).await;
         });
     }
 
@@ -315,6 +408,9 @@ impl Running {
             Report::Peers { peer, records } => self.input(Input::Peers { peer, records }),
             Report::Seeds(seeds) => self.seeds_found(seeds),
             Report::DialBack { peer, result } => self.input(Input::DialBack { peer, result }),
+            Report::FindAnswered { query, peer, source, answer } => {
+                self.input(Input::FindAnswered { query, peer, source, answer });
+            }
             Report::TipSeen { network, height } => self.input(Input::TipSeen { network, height }),
             Report::Challenged { peer, passed } => {
                 tracing::debug!(%peer, passed, "asked for its head");
@@ -362,8 +458,12 @@ impl Running {
         let remote = session.remote();
         let link = match (session.direction(), endpoint_at(remote), self.dials.remove(&peer)) {
             (Direction::Outbound, Some(endpoint), Some((dial, attempts))) => {
-                let answered =
-                    attempts.iter().find(|attempt| attempt.endpoint == endpoint).or(attempts.first());
+                // A name stands for other places; else who was met elsewhere was met there.
+                let named = |attempt: &&Attempt| matches!(attempt.endpoint.host(), Host::Name(_));
+                let answered = attempts
+                    .iter()
+                    .find(|attempt| attempt.endpoint == endpoint)
+                    .or(attempts.first().filter(named));
                 Link::Outbound {
                     dial,
                     endpoint: answered.map_or(endpoint, |attempt| attempt.endpoint.clone()),
@@ -397,6 +497,7 @@ impl Running {
             return;
         }
         tracing::info!(%peer, %closed, "peer disconnected");
+        self.service.meeting.iter().for_each(|meeting| meeting.disconnected(&peer));
         self.tell_down(peer).await;
         // What this side closed for is an offence if the code says so.
         if closed.by == ClosedBy::Us
@@ -432,6 +533,7 @@ impl Running {
         let request = match asked.frame {
             Frame::PeersRequest(request) => request,
             Frame::DialBackRequest(_) => return self.dial_back(session, asked),
+            Frame::FindRequest(_) | Frame::StoreRequest(_) => return self.asked_to_find(&session, asked),
             _ => return asked.responder.refuse(Code::ProtocolViolation),
         };
         let answer = {
@@ -527,6 +629,11 @@ impl Running {
             ToPeers::Stop { .. } => {}
             ToPeers::TipStale => self.input(Input::TipStale),
             ToPeers::TipFresh => self.input(Input::TipFresh),
+            ToPeers::Command { what: message::peer_command::What::Find(id), reply } => {
+                self.operator_finds(&id, reply);
+            }
+            ToPeers::Find { goal, reply } => self.find(goal, Seeker::Service(reply)),
+            ToPeers::Publish { value, reply } => self.publish(value, reply),
             ToPeers::Command { what, reply } => {
                 // An operator that is gone wants no answer.
                 let _ = reply.send(self.operator(what));

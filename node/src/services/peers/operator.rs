@@ -64,6 +64,8 @@ impl Running {
                 self.input(Input::OperatorUnban(id));
                 if banned { format!("{id} is no longer banned") } else { format!("{id} was not banned") }
             }
+            // Takes time, and is taken before it comes here.
+            What::Find(_) => return Err("a lookup is no answer of a moment".into()),
             What::Explain(id) => {
                 let id = peer(&id)?;
                 let explained = self.service.book.lock().explain(&id, self.service.book.now());

@@ -12,7 +12,13 @@ use ghost_frames::{
     discovery::{DialBackAnswer, DialBackOutcome, DialBackRequest},
 };
 use ghost_proto::{Multiaddr, PeerId, message};
-use ghost_protocol::{Session, address::of_socket, inbox::Asked, session::Direction, transport::DialError};
+use ghost_protocol::{
+    Session,
+    address::of_socket,
+    inbox::Asked,
+    session::Direction,
+    transport::{DialError, circuit::is_circuit},
+};
 
 use super::{PeerBook, Report, Running};
 
@@ -50,8 +56,10 @@ impl PeerBook {
 impl Running {
     /// A peer that we dialled said where it sees us.
     pub(super) fn observed(&mut self, session: &Session) {
-        // Through Tor nobody sees where we are: whoever says so makes it up.
-        let sees = session.direction() == Direction::Outbound && session.remote().ip().is_some();
+        // Through Tor nobody sees where we are: whoever says so makes it up. Inside a circuit nobody sees where
+        // the other is.
+        let sees = session.direction() == Direction::Outbound
+            && session.remote().ip().is_some_and(|at| !is_circuit(&at));
         let Some(at) = session.hello().observed.as_ref().filter(|_| sees) else {
             return;
         };
@@ -75,8 +83,10 @@ impl Running {
     /// A peer asks to be dialled back.
     pub(super) fn dial_back(&self, session: Session, asked: Asked) {
         let book = self.service.book.clone();
-        // Nobody is dialled back through Tor: who is there is asked for by name, and found or not.
-        let (peer, Some(address)) = (session.peer(), session.remote().ip()) else {
+        // Nobody is dialled back through Tor: who is there is asked for by name, and found or not. Nor through a
+        // circuit, which says nothing about who else gets there.
+        let place = session.remote().ip().filter(|at| !is_circuit(at));
+        let (peer, Some(address)) = (session.peer(), place) else {
             return asked.responder.refuse(Code::UnknownStream);
         };
         if !book.lock().may_dial_back(&peer, book.now()) {

@@ -40,6 +40,10 @@ pub const HALF_OPEN_MAX: usize = 1024;
 /// Time a handshake may take.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What opens a NAT. The first bit and the fixed bit of QUIC (RFC 9000 §17) are zero, so that nobody takes it for a
+/// packet, and eight bytes are too few to be answered.
+const PUNCH: [u8; 8] = [0; 8];
+
 /// Where datagrams come from and go to.
 #[derive(Debug)]
 pub enum Socket {
@@ -107,6 +111,14 @@ pub struct Endpoint {
     client: quinn::ClientConfig,
     half_open: Arc<AtomicUsize>,
     tally: Tally,
+    raw: Arc<Mutex<Raw>>,
+}
+
+/// The socket itself, for what is no QUIC packet.
+#[derive(Debug)]
+enum Raw {
+    System(std::net::UdpSocket),
+    Custom(Arc<dyn AsyncUdpSocket>),
 }
 
 /// A dial whose handshake may still be under way.
@@ -221,7 +233,7 @@ impl Endpoint {
         config.rng_seed(rng_seed);
 
         let runtime = Arc::new(TokioRuntime);
-        let inner = match socket {
+        let (inner, raw) = match socket {
             Socket::Bind(address) => {
                 let socket = socket2::Socket::new(
                     socket2::Domain::for_address(address),
@@ -232,13 +244,16 @@ impl Endpoint {
                 let _ = socket.set_recv_buffer_size(tuning::SOCKET_BUFFER);
                 let _ = socket.set_send_buffer_size(tuning::SOCKET_BUFFER);
                 socket.bind(&address.into())?;
-                quinn::Endpoint::new(config, server, socket.into(), runtime)?
+                let socket = std::net::UdpSocket::from(socket);
+                let raw = Raw::System(socket.try_clone()?);
+                (quinn::Endpoint::new(config, server, socket, runtime)?, raw)
             }
             Socket::Custom(socket) => {
-                quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)?
+                let raw = Raw::Custom(socket.clone());
+                (quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)?, raw)
             }
         };
-        Ok(Self { inner, client, half_open: Arc::default(), tally })
+        Ok(Self { inner, client, half_open: Arc::default(), tally, raw: Arc::new(Mutex::new(raw)) })
     }
 
     /// The same endpoint, whose dials are all full handshakes: no ticket is used or kept.
@@ -344,7 +359,25 @@ impl Endpoint {
 
     /// Goes on at another socket, as when the machine changes its network. Connections migrate.
     pub fn rebind(&self, socket: std::net::UdpSocket) -> io::Result<()> {
-        self.inner.rebind(socket)
+        let raw = socket.try_clone()?;
+        self.inner.rebind(socket)?;
+        *self.raw.lock().expect("no code panics while it holds the socket") = Raw::System(raw);
+        Ok(())
+    }
+
+    /// Sends a datagram that is no QUIC packet, from the socket that dials and accepts: so that a NAT in front of
+    /// this machine lets in what comes from there.
+    pub fn punch(&self, address: SocketAddr) -> io::Result<()> {
+        match &*self.raw.lock().expect("no code panics while it holds the socket") {
+            Raw::System(socket) => socket.send_to(&PUNCH, address).map(drop),
+            Raw::Custom(socket) => socket.try_send(&quinn::udp::Transmit {
+                destination: address,
+                ecn: None,
+                contents: &PUNCH,
+                segment_size: None,
+                src_ip: None,
+            }),
+        }
     }
 }
 

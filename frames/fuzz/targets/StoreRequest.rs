@@ -1,0 +1,2 @@
+#![no_main]
+ghost_frames_fuzz::kind!(StoreRequest);
