@@ -218,7 +218,7 @@ impl Transaction {
     /// Reads an encoding without its signature.
     pub fn parse_unsigned(bytes: &[u8]) -> Result<Self, LayoutError> {
         let whole = [bytes, &[0; SIGNATURE_LEN]].concat();
-        SignedTransaction::parse(whole.into()).map(|tx| tx.body)
+        SignedTransaction::parse(whole.into()).map(|tx| tx.body().clone())
     }
 
     /// The transaction with a signature that was made elsewhere, if it verifies.

@@ -36,8 +36,8 @@ pub const TRADERS: u32 = 4;
 pub const ORDERS_MAX: u32 = 2_000;
 
 /// Prices wander between these, in ticks of 0.01.
-const PRICE_MIN: u64 = 50_00;
-const PRICE_MAX: u64 = 150_00;
+const PRICE_MIN: u64 = 5_000;
+const PRICE_MAX: u64 = 15_000;
 
 /// How far from the middle an order stands, at most.
 const SPREAD_TICKS: u64 = 40;
@@ -117,7 +117,7 @@ impl Trader {
             every,
             directory,
             rng,
-            middle: [100_00, 90_00, 110_00],
+            middle: [10_000, 9_000, 11_000],
             made: 0,
         }
     }

@@ -224,6 +224,8 @@ async fn a_subscriber_checks_every_report_and_goes_on_at_another_node_with_one_a
     // Node 5 is nobody's entrance.
     let first = client(&mut network, NodeId(5)).await;
     let mut stream = first.follow_price(&rules, "BTC/USD", None).await.unwrap();
+    // Until the snapshot is made: what comes after it is told one by one.
+    sleep(SECOND / 2).await;
     let publishing = run(&network, 5, 5, &mut rng);
     let (events, ()) = tokio::join!(events_for(&mut stream, 5), publishing);
     assert!(matches!(events[0], PriceEvent::Begun { reason: SnapshotReason::Begin, .. }), "{:?}", events[0]);

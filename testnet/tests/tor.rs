@@ -344,8 +344,10 @@ async fn two_nodes_behind_tor_alone_find_each_other_sync_relay_and_send_nothing_
     let back = transfer(1, 0);
     submit(&first, &back, message::Privacy::Fast).await;
     wait_until("the second has the block with it", async || is_included(&second, back.0).await).await;
-    let relayed = status(&first).await.relay.unwrap_or_default();
-    assert!(relayed.transactions >= 1, "{relayed:?}");
+    wait_until("the first counts what the second relayed to it", async || {
+        status(&first).await.relay.is_some_and(|relay| relay.transactions >= 1)
+    })
+    .await;
 
     // The relay that the second enters the network through dies.
     let or_ports: BTreeSet<u16> = tor.relays().iter().map(|relay| relay.or_port).collect();

@@ -358,3 +358,57 @@ fn nobody_touches_the_order_of_another() {
     let larger = Command::Cancel { order, leave: 5 };
     assert_eq!(market.prepare(trader(0), &larger, 9), Err(Refusal::NotSmaller(order)));
 }
+
+/// Places orders one after another, each of an account of its own, and gives what they traded: maker, price, size.
+fn play(orders: &[(u64, Side, u64, u64)]) -> (MarketState, Vec<(u64, u64, u64)>) {
+    let rules = Market { maker_fee_ppm: 0, taker_fee_ppm: 0, ..rules() };
+    let mut market = MarketState::new(rules, 1, FeedPosition::origin(1, b"m"));
+    let mut trades = Vec::new();
+    for (number, side, ticks, lots) in orders {
+        let owner = trader(*number as u8);
+        let mut rich =
+            Purses([BASE, QUOTE].map(|asset| ((asset, owner), Balance { free: RICH, locked: 0 })).into());
+        for maker in 0..=*number {
+            for asset in [BASE, QUOTE] {
+                rich.0.entry((asset, trader(maker as u8))).or_insert(Balance { free: 0, locked: RICH });
+            }
+        }
+        let place = Command::Place { side: *side, kind: OrderKind::Limit, ticks: *ticks, lots: *lots };
+        let prepared = market.prepare(owner, &place, 256).unwrap();
+        let done = market.settle(&prepared, &mut rich, &FEES).unwrap();
+        assert_eq!(done.order, *number);
+        trades.extend(done.events.iter().filter_map(|event| match *event {
+            ghost_proto::market::OrderEvent::Traded { maker, ticks, lots, .. } => Some((maker, ticks, lots)),
+            _ => None,
+        }));
+    }
+    (market, trades)
+}
+
+fn rests(market: &MarketState, side: Side) -> Vec<(u64, u64, u64)> {
+    market.book().orders(side).map(|it| (it.order, it.ticks, it.lots)).collect()
+}
+
+/// The worked example of FIFO matching in Donadio and Ghosh, *Learn Algorithmic Trading* (Packt 2019, ISBN 978-1-78934-834-7): orders
+/// A to D, X to Z, then K, with the fills and the book that the text gives.
+#[test]
+fn the_published_example_of_fifo_matching_comes_out_as_published() {
+    use Side::{Buy, Sell};
+    let (a, b, c, d) = ((1, Buy, 10, 1), (2, Buy, 10, 2), (3, Buy, 10, 3), (4, Buy, 9, 1));
+    let (x, y, z) = ((5, Sell, 11, 1), (6, Sell, 11, 2), (7, Sell, 12, 2));
+    let (market, trades) = play(&[a, b, c, d, x, y, z, (8, Sell, 10, 4)]);
+    assert_eq!(trades, [(1, 10, 1), (2, 10, 2), (3, 10, 1)]);
+    assert_eq!(rests(&market, Buy), [(3, 10, 2), (4, 9, 1)], "C has two left and is first");
+    assert_eq!(rests(&market, Sell), [(5, 11, 1), (6, 11, 2), (7, 12, 2)]);
+}
+
+/// Lesson 19 of the tutorial on execution at evanot.com ("How Price Changes Interrupt FIFO"): a better ask comes while an older one
+/// waits at 20, and a buyer of 5 takes 4 at 18, then 1 of the 2 at 20.
+#[test]
+fn the_published_example_of_a_better_price_comes_out_as_published() {
+    use Side::{Buy, Sell};
+    let (market, trades) = play(&[(1, Sell, 20, 2), (2, Sell, 20, 3), (3, Sell, 18, 4), (4, Buy, 20, 5)]);
+    assert_eq!(trades, [(3, 18, 4), (1, 20, 1)]);
+    assert_eq!(rests(&market, Sell)[0], (1, 20, 1));
+    assert_eq!(rests(&market, Buy), []);
+}

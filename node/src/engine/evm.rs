@@ -360,4 +360,4 @@ pub(super) fn simulate(
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -7,7 +7,8 @@
 
 use bytes::Bytes;
 use ghost_proto::{
-    Action, Outcome, Receipt, SignedTransaction, Transaction, limits::RECEIPT_OUTPUT_BYTES_MAX, price::REPORT_LEN,
+    Action, Outcome, Receipt, SignedTransaction, Transaction, limits::RECEIPT_OUTPUT_BYTES_MAX,
+    price::REPORT_LEN,
 };
 
 use super::{BlockContext, ExecuteError, NotIncludable, orders::GAS_ORDER};

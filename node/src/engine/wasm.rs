@@ -287,7 +287,11 @@ impl Engine for Wasm {
         let Bought { mut sender, gas } = rules::buy_gas(tx, state, context)?;
         let body = tx.body();
         let (module, code, contract, input) = match &body.action {
-            Action::Transfer { .. } => return Err(NotIncludable::OtherEngine.into()),
+            Action::Transfer { .. }
+            | Action::Place { .. }
+            | Action::Cancel { .. }
+            | Action::Replace { .. }
+            | Action::Prices { .. } => return Err(NotIncludable::OtherEngine.into()),
             Action::Deploy { engine, code, input, .. } => match deployed(*engine, code, input) {
                 Ok((module, code)) => (module, Some(code), created(&tx.sender(), body.nonce), input),
                 Err(why) => return rules::refuse_code(tx, state, context, &why),

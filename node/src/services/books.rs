@@ -175,21 +175,18 @@ impl Books {
         }
         let extends = view.canonical_id(self.head.height)? == Some(self.head.id)
             && to.height - self.head.height <= BLOCKS_MAX;
-        let mut read = extends;
-        for height in if extends { self.head.height + 1..=to.height } else { 1..=0 } {
-            let Some(blocks) = read_block(view, height, self.markets.len())? else {
-                read = false;
-                break;
-            };
+        let last = if extends { to.height } else { self.head.height };
+        for height in self.head.height + 1..=last {
+            let Some(blocks) = read_block(view, height, self.markets.len())? else { break };
             for (market, block) in self.markets.iter_mut().zip(&blocks) {
                 market.advance(block, view.finalized().height);
             }
         }
         self.head = to;
         for (market, state) in self.markets.iter_mut().zip(view.dex().markets()) {
-            // The state has the last word: what was told and what is committed to are the same, or it is told anew.
-            let agrees = market.orders.read(|feed, _| feed.at()) == state.record().position;
-            if !read || !agrees {
+            // The state has the last word. Where the positions are the same, so is all that led there, even if
+            // other blocks did; otherwise the book is told anew.
+            if market.orders.read(|feed, _| feed.at()) != state.record().position {
                 market.rebase(state, mark_of(view, to));
             }
         }

@@ -88,10 +88,10 @@ pub(crate) struct Tor {
 
 impl Drop for Tor {
     fn drop(&mut self) {
-        // Without the feature there is no other way.
-        #[cfg_attr(not(feature = "tor"), allow(irrefutable_let_patterns))]
-        if let Runs::Daemon { looking, .. } = &self.runs {
-            looking.abort();
+        match &self.runs {
+            Runs::Daemon { looking, .. } => looking.abort(),
+            #[cfg(feature = "tor")]
+            Runs::Own { .. } => {}
         }
         if let Some(accepting) = &self.accepting {
             accepting.abort();

@@ -48,8 +48,9 @@ async fn no_transfer_of_a_token_is_lost_or_told_twice_while_a_node_is_restarted(
     let token = receipt.created.unwrap();
     let topic: [u8; 32] = hex::decode(TRANSFER).unwrap().try_into().unwrap();
 
-    // Two nodes to follow at: the second of the two goes on while the first is away, and the other way.
-    let pool = Pool::new(PoolConfig::new(Identity::generate()), vec![net.address(0), net.address(1)]);
+    // A node comes back at another port, so the third stays while the first two are restarted in turn.
+    let addresses = vec![net.address(0), net.address(1), net.address(2)];
+    let pool = Pool::new(PoolConfig::new(Identity::generate()), addresses);
     let mut events = pool.subscribe_logs(LogFilter::of(token).event(topic), FollowFrom::Height(1));
     let mut told: Vec<(u64, u128)> = Vec::new();
     let mut follow = async |told: &mut Vec<(u64, u128)>, count: usize| {

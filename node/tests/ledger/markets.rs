@@ -39,8 +39,11 @@ fn place(from: u8, nonce: u64, side: Side, ticks: u64, lots: u64) -> VerifiedTra
     tx(from, nonce, Action::Place { market: 0, side, kind: OrderKind::Limit, ticks, lots })
 }
 
+/// Hash of the book, position and hash of its feed, and everybody's balances, free and locked.
+type Picture = ([u8; 32], u64, [u8; 32], Vec<(u128, u128)>);
+
 /// Everything about the market that two views should agree on.
-fn picture(view: &HeadView) -> ([u8; 32], u64, [u8; 32], Vec<(u128, u128)>) {
+fn picture(view: &HeadView) -> Picture {
     let market = view.dex().market(0).unwrap();
     let balances = (0..8).flat_map(|n| [0, USD].map(|asset| (asset, user(n).address())));
     let balances = balances.map(|(asset, owner)| {

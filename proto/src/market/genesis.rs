@@ -239,8 +239,7 @@ impl Markets {
 
     /// The market with a name.
     pub fn market(&self, name: &str) -> Option<(u32, &Market)> {
-        let index = (0..).zip(&self.markets).find(|(index, _)| self.name_of(*index).as_deref() == Some(name));
-        index
+        (0..).zip(&self.markets).find(|(index, _)| self.name_of(*index).as_deref() == Some(name))
     }
 }
 

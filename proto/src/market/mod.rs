@@ -142,6 +142,7 @@ impl OrderKind {
 }
 
 const _: () = {
-    assert!(40 + 40 + 40 < 128, "a cost and its fee fit 128 bits");
+    let bits = PRICE_TICKS_MAX.ilog2() + ORDER_LOTS_MAX.ilog2() + UNITS_MAX.ilog2();
+    assert!(bits < 127, "a cost and its fee fit 128 bits");
     assert!((BOOK_ORDERS_MAX as u64).ilog2() + ORDER_LOTS_MAX.ilog2() < 64, "a book's lots fit 64 bits");
 };

@@ -7,8 +7,8 @@
 //! What each role costs the honest is measured by `tests/adversaries.rs`, against a quiet run.
 
 mod consensus;
-mod prices;
 mod poison;
+mod prices;
 mod relay;
 mod streams;
 

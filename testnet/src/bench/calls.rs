@@ -1,8 +1,8 @@
 //! Calls of a contract against the same engine behind the least code, and how soon an event is told.
 //!
 //! One node with one state serves both ways: ours over its streams, as any client asks; the rival over
-//! bare `quinn`, one stream for each call, with the same bytes. The crate `testnet/rivals` puts other
-//! ways to ask in front of the same [`World`], with the same [`load`].
+//! bare `quinn`, one stream for each call, with the same bytes. Other ways
+//! to ask can be put in front of the same [`World`], with the same [`load`].
 
 use std::{
     sync::Arc,
@@ -113,6 +113,8 @@ impl World {
             block_bytes_max: 1 << 20,
             authorities: AuthoritySet::new(vec![authority.public()]).doing(DOING)?,
             allocation: [(holder.address(), 1 << 80)].into(),
+            markets: Default::default(),
+            feeds: Vec::new(),
         };
         let node = start_parts(NodeParts {
             config: Config::default(),
@@ -126,6 +128,8 @@ impl World {
             sockets: vec![Socket::Bind(bare::LOOPBACK)],
             clock: Clock::System,
             seed: None,
+            control: None,
+            tor: None,
         })
         .await
         .doing(DOING)?;

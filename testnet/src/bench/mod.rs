@@ -9,6 +9,7 @@
 //! run the cores of many nodes on simulated links in virtual time: their figures do not depend on the machine.
 
 mod bare;
+mod book_fanout;
 pub mod calls;
 mod frames;
 mod ghost;
@@ -20,8 +21,8 @@ mod machine;
 mod matching;
 mod prices;
 mod report;
-mod wallet;
 mod spread;
+mod wallet;
 
 use std::{io::Write, time::Duration};
 
@@ -90,6 +91,8 @@ pub enum BenchName {
     Relay,
     /// Blocks spread over a simulated network, beside pushing them whole and announcing
     Blocks,
+    /// A book's feed to 1, 50 and 500 followers
+    BookFanout,
     /// The server process of `idle-memory`
     #[value(hide = true)]
     HoldIdle,
@@ -139,6 +142,7 @@ pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
         (BenchName::Calls, "calls", calls::run),
         (BenchName::Relay, "relay", spread::transactions),
         (BenchName::Blocks, "blocks", spread::blocks),
+        (BenchName::BookFanout, "book-fanout", book_fanout::run),
     ];
 
     if args.name == BenchName::HoldIdle {

@@ -69,7 +69,9 @@ impl ShardSwarm {
 
     pub(crate) fn peer_down(&mut self, peer: &PeerId) {
         self.peers.remove(peer);
-        self.groups.values_mut().for_each(|group| drop(group.members.remove(peer)));
+        for group in self.groups.values_mut() {
+            group.members.remove(peer);
+        }
         self.requests.retain(|_, (_, asked)| asked != peer);
     }
 
@@ -116,7 +118,11 @@ impl ShardSwarm {
                 effects.push(Effect::ShardFault(ShardFault::Equivocal { first, second }));
             }
             let to: Vec<PeerId> = group.members.keys().filter(|peer| Some(**peer) != from).copied().collect();
-            to.iter().filter_map(|peer| group.members.get_mut(peer).map(|one| one.knows = true)).count();
+            for peer in &to {
+                if let Some(member) = group.members.get_mut(peer) {
+                    member.knows = true;
+                }
+            }
             effects.push(Effect::PushShardPlan { peers: to, plan: Arc::clone(plan) });
             self.groups.insert(root, group);
             self.heard_from(from, root, now, effects);

@@ -74,6 +74,7 @@ fn holds(case: &Case) {
         snapshot: Snapshot::of_finalized(Records::new(Arc::new(MemoryStore::new()))),
         lthash: Arc::default(),
         changed: Arc::new([]),
+        dex: Default::default(),
     };
     let mut state = WorkingState::new(&parent, &NoAncestors);
     let key = KeyPair::from_seed(&[1; 32]);
@@ -110,7 +111,8 @@ fn holds(case: &Case) {
             input: hex::decode(&case.input).unwrap().into(),
         },
     };
-    let receipt = Engines.execute(&body.sign(&key).unwrap(), &mut state, &context).unwrap();
+    let receipt =
+        Engines::new(&tests::genesis()).execute(&body.sign(&key).unwrap(), &mut state, &context).unwrap();
 
     let outcome = match case.outcome.as_str() {
         "done" => Outcome::Done,

@@ -47,7 +47,7 @@ fn context() -> BlockContext {
     }
 }
 
-fn genesis() -> ghost_proto::Genesis {
+pub(in crate::engine) fn genesis() -> ghost_proto::Genesis {
     ghost_proto::Genesis {
         name: "evm".into(),
         chain_id: 7,

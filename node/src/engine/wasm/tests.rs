@@ -35,6 +35,7 @@ fn empty() -> BlockState {
         snapshot: Snapshot::of_finalized(Records::new(Arc::new(MemoryStore::new()))),
         lthash: Arc::default(),
         changed: Arc::new([]),
+        dex: Default::default(),
     }
 }
 
@@ -47,7 +48,9 @@ fn funded(parent: &BlockState) -> WorkingState<'_> {
 fn send_with(state: &mut WorkingState<'_>, gas_limit: u64, action: Action) -> Receipt {
     let nonce = state.account(&key().address()).unwrap().nonce;
     let tx = Transaction { chain_id: 7, sender_key: key().public(), nonce, gas_limit, gas_price: 3, action };
-    Engines.execute(&tx.sign(&key()).unwrap(), state, &context()).unwrap()
+    Engines::new(&crate::engine::evm::tests::genesis())
+        .execute(&tx.sign(&key()).unwrap(), state, &context())
+        .unwrap()
 }
 
 fn send(state: &mut WorkingState<'_>, action: Action) -> Receipt {
