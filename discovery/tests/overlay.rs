@@ -128,7 +128,7 @@ fn among_two_hundred_anybody_finds_anybody_and_a_third_that_leaves_hides_nobody(
     };
     assert!(world.run(600 * SECOND, full));
     world.run(world.at + 600 * SECOND, |_| false);
-    let mut look = |world: &mut World, pairs: &[(usize, usize)]| {
+    let look = |world: &mut World, pairs: &[(usize, usize)]| {
         world.nodes.iter_mut().for_each(|node| node.found.clear());
         let (began, before) = (world.at, world.messages);
         pairs.iter().for_each(|&(from, to)| world.find(from, Goal::Peer(peer(to))));

@@ -6,6 +6,7 @@
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -94,8 +95,13 @@ impl Spaces {
 }
 
 /// Whether namespaces can be made here, and NATs in them.
-#[allow(clippy::print_stderr)]
 fn is_possible() -> bool {
+    static POSSIBLE: OnceLock<bool> = OnceLock::new();
+    *POSSIBLE.get_or_init(probe)
+}
+
+#[allow(clippy::print_stderr)]
+fn probe() -> bool {
     let name = format!("ghost{}-probe", std::process::id());
     let works = |program: &str, args: &[&str]| {
         Command::new(program).args(args).output().is_ok_and(|done| done.status.success())
