@@ -23,7 +23,7 @@ use toml::de::{DeTable, DeValue};
 use crate::logging;
 
 pub use address::{listen_socket, parse_listen, parse_node, parse_peer};
-pub use schema::{Chain, Config, FIELDS, Log, Mempool, Metrics, Network, Rpc, Store, Tor};
+pub use schema::{Chain, Config, FIELDS, Log, Mempool, Metrics, Network, Rpc, Shape, Store, Tor};
 pub use value::{Field, Kind, LogFormat, Role, TorMode};
 
 /// Longest `config.toml` that is read, in bytes.

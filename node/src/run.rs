@@ -38,6 +38,7 @@ use ghost_protocol::{
     inbox::InboxBuilder,
     overlay::{OnionFace, OverlayConfig},
     session::SessionContext,
+    shape::Shape,
     transport::{Onion, Remote, quic::Socket},
 };
 use rand::SeedableRng;
@@ -458,7 +459,8 @@ pub async fn start_parts(parts: NodeParts) -> Result<RunningNode, StartError> {
     let book = PeerBook::new(discovery, clock);
     let operators = Arc::new(operators);
     let gate = book.gate(operators.clone());
-    let context = SessionContext { inbox, ..SessionContext::default() };
+    let shape = Shape { pad: config.shape.pad, jitter: Duration::from_millis(config.shape.jitter_ms.into()) };
+    let context = SessionContext { inbox, shape, ..SessionContext::default() };
     let tally = context.tally.clone();
     let listening = sockets.len();
     let (overlay, overlay_events) = Overlay::start(

@@ -365,7 +365,7 @@ async fn ask(
 ) -> Result<Frame, CallError> {
     let (send, recv) = stream.map_err(|error| RequestError::Disconnected(error.to_string()))?;
     let priority = ClassTable::default().spec(Class::Rpc).priority;
-    send_request(send, StreamType::Rpc, priority, question).await?;
+    send_request(send, StreamType::Rpc, priority, question.bytes().clone()).await?;
     checked(Answer::new(recv, StreamType::Rpc, patience, Tally::default(), None).single().await?)
 }
 

@@ -10,6 +10,7 @@
 //!   into frames, held to the quota of its [`class`], and handed to the [`inbox`] by stream type.
 //! - [`overlay`]: all sessions of a node: it accepts, dials, settles two connections between one
 //!   pair into one, and reports who came and went. Its [`overlay::Gate`] decides who gets in.
+//! - [`shape`]: padding and jitter, for who wants sizes and times to tell less.
 //! - [`client`]: what a program that is not a node uses.
 //!
 //! # Running tasks
@@ -32,6 +33,7 @@ pub mod overlay;
 pub mod quota;
 pub mod request;
 pub mod session;
+pub mod shape;
 pub mod tally;
 pub mod transport;
 

@@ -78,18 +78,18 @@ impl Drop for Unfinished {
     }
 }
 
-/// The stream type and the frame, as the asker sends them. Dropped before it is done, it cancels the
+/// The stream type and the frame with what pads it, as the asker sends them. Dropped before it is done, it cancels the
 /// request.
 pub(crate) async fn send_request(
     send: SendStream,
     stream: StreamType,
     priority: i32,
-    frame: &EncodedFrame,
+    frame: Bytes,
 ) -> Result<(), RequestError> {
     let mut head = Vec::with_capacity(2);
     put_varint(&mut head, stream.number());
     send.set_priority(priority);
-    let mut chunks = [Bytes::from(head), frame.bytes().clone()];
+    let mut chunks = [Bytes::from(head), frame];
     let mut unfinished = Unfinished(Some(send));
     if let Some(send) = &mut unfinished.0 {
         send.write_all_chunks(&mut chunks)

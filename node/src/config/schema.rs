@@ -135,6 +135,15 @@ settings! {
         /// network. A relative path starts at the home. Empty: the public network.
         settings: Option<PathBuf>, Kind::Text("the path of a file, or empty"), default r#""""#;
     }
+    /// What sizes and times of packets tell whoever sees only them. SECURITY.md says what it hides and what not.
+    shape: Shape {
+        /// Bring what is sent of transactions, calls and their answers, and peer records to one of a few sizes (512 bytes,
+        /// doubling up to 16 KiB). Costs bytes: `testnet bench shape` measures how many.
+        pad: bool, Kind::Flag, default "false";
+        /// Hold back pushed transactions for a random time of up to so much, and send what has come meanwhile together.
+        /// Costs half of it for each node on a transaction's way.
+        jitter_ms: u32, Kind::Whole { min: 0, max: 5000, unit: "milliseconds" }, default "0";
+    }
     /// Remote calls.
     rpc: Rpc {
         /// Answer calls (status, blocks, accounts, submitting) of programs that are not this node's operator.

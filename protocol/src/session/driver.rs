@@ -376,6 +376,9 @@ pub(super) async fn write_out(inner: Arc<Inner>, index: usize) {
     let spec = inner.context.table.spec(class);
     let mut stream = outbox.take_stream();
     let mut batch = None;
+    if let Some(pause) = inner.context.shape.pause(class) {
+        sleep(pause).await;
+    }
     loop {
         let Some(mut push) = (match stream.take() {
             Some(push) => Some(push),

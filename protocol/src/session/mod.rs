@@ -43,6 +43,7 @@ use crate::{
     inbox::Inbox,
     quota::Quota,
     request::{Answer, RequestError, send_request},
+    shape::Shape,
     tally::{Event, Tally},
     transport::{Closed, DatagramError, Link, Remote, SendStream, WriteError, quic::tuning},
 };
@@ -81,6 +82,8 @@ pub struct SessionContext {
     pub tally: Tally,
     /// Where received frames go.
     pub inbox: Inbox,
+    /// How what is sent looks from outside.
+    pub shape: Shape,
 }
 
 /// The push stream types, each with an outbox of its own.
@@ -135,6 +138,7 @@ impl Inner {
     async fn write(&self, class: Class, stream: &mut SendStream, bytes: Bytes) -> Result<(), WriteError> {
         let precedence = self.precedence.get_or_init(|| Box::new(Precedence::new(Instant::now())));
         let priority = |class| self.context.table.spec(class).priority;
+        let bytes = self.context.shape.padded(class, bytes);
         precedence.write(class, priority, stream, bytes).await
     }
 }
@@ -338,7 +342,7 @@ impl Session {
             // Both halves cancel the request if this future is dropped.
             let tally = &self.0.context.tally;
             let answer = Answer::new(recv, stream, patience, tally.clone(), large);
-            send_request(send, stream, priority, frame).await?;
+            send_request(send, stream, priority, self.0.context.shape.padded(class, frame.bytes().clone())).await?;
             tally.sent(class, 1, frame.len());
             Ok(answer)
         };

@@ -12,6 +12,7 @@ use ghost_protocol::{
     inbox::{Inbox, InboxBuilder},
     overlay::{Gate, OverlayConfig},
     session::SessionContext,
+    shape::Shape,
     transport::quic::Socket,
 };
 
@@ -43,6 +44,11 @@ pub(super) fn hello(role: Role, inbox: &Inbox) -> LocalHello {
 
 /// Starts a node. Must be called inside a runtime.
 pub(super) fn start(table: ClassTable, inbox: Inbox) -> Result<Node, BenchError> {
+    start_shaped(table, inbox, Shape::default())
+}
+
+/// As [`start`], with traffic of a shape.
+pub(super) fn start_shaped(table: ClassTable, inbox: Inbox, shape: Shape) -> Result<Node, BenchError> {
     let identity = Identity::generate();
     let peer = identity.peer_id();
     let config = OverlayConfig {
@@ -50,7 +56,7 @@ pub(super) fn start(table: ClassTable, inbox: Inbox) -> Result<Node, BenchError>
         dials_ip: true,
         identity,
         hello: hello(Role::Node, &inbox),
-        context: SessionContext { table: Arc::new(table), inbox, ..SessionContext::default() },
+        context: SessionContext { table: Arc::new(table), inbox, shape, ..SessionContext::default() },
         gate: Gate::default(),
         rng_seed: None,
     };

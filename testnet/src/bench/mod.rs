@@ -16,6 +16,7 @@ mod idle_memory;
 mod link;
 mod machine;
 mod report;
+mod shape;
 
 use std::{io::Write, time::Duration};
 
@@ -68,6 +69,8 @@ pub enum BenchName {
     Frames,
     /// Pings while bulk data fills the link
     HeadOfLine,
+    /// What padding and jitter cost
+    Shape,
     /// The server process of `idle-memory`
     #[value(hide = true)]
     HoldIdle,
@@ -99,11 +102,12 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 /// is a result, not an error.
 pub fn run(args: &BenchArgs) -> Result<(), BenchError> {
     type Bench = fn(&BenchArgs) -> Result<Vec<Comparison>, BenchError>;
-    const BENCHES: [(BenchName, &str, Bench); 4] = [
+    const BENCHES: [(BenchName, &str, Bench); 5] = [
         (BenchName::Handshakes, "handshakes", handshakes::run),
         (BenchName::IdleMemory, "idle-memory", idle_memory::run),
         (BenchName::Frames, "frames", frames::run),
         (BenchName::HeadOfLine, "head-of-line", head_of_line::run),
+        (BenchName::Shape, "shape", shape::run),
     ];
 
     if args.name == BenchName::HoldIdle {

@@ -317,7 +317,7 @@ impl Peer {
             dials_ip: true,
             identity: seat.identity.clone(),
             hello,
-            context: SessionContext { table: Arc::new(setup.table), tally: Tally::default(), inbox },
+            context: SessionContext { table: Arc::new(setup.table), inbox, ..SessionContext::default() },
             gate: setup.gate,
             rng_seed: Some(seat.seed_for(1)),
         };
