@@ -32,7 +32,8 @@ use ghost_testnet::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
-const PLAN: Plan = Plan { seed: 43, nodes: 1, accounts: 4, slot_ms: 200, spare_authorities: 0 };
+const PLAN: Plan =
+    Plan { seed: 43, nodes: 1, accounts: 4, slot_ms: 200, spare_authorities: 0, publishers: 0 };
 
 /// How long a network may take for anything here, on a machine that does something else as well.
 const PATIENCE: Duration = Duration::from_secs(240);
